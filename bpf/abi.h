@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What crosses between the kernel side and the reader: the one source of truth.
+ * esimbpf/kernel/abi.py mirrors it, and a test holds sizes and offsets of both
+ * against each other.
+ *
+ * All bytes are billable bytes: bytes of IP packets, the IP header included,
+ * the link-layer header not, each segment of an offload packet with its own
+ * headers.
+ */
+#ifndef ESIMBPF_ABI_H
+#define ESIMBPF_ABI_H
+
+#define ESIMBPF_ABI_VERSION 1
+
+#define MAX_LINKS 8
+
+/*
+ * A usage map has one entry a slot and link, at link * slots_per_link + slot.
+ * The first slots are reserved; a process holds one of the others.
+ */
+enum reserved_slot {
+	/* Rows of the ledger. */
+	SLOT_KERNEL = 0,	/* sent by, or delivered to, a socket of the kernel's own; sent with no socket */
+	SLOT_FORWARDED = 1,	/* routed or bridged through: tx out of the link, rx in through it */
+	SLOT_UNATTRIBUTED = 2,	/* a user's socket whose owner is not known */
+	SLOT_OVERFLOW = 3,	/* processes that found no free slot */
+
+	/* What the reader needs to close the ledger; see the comments in account.h. */
+	SLOT_LINK = 4,		/* rx: every IP packet that came in; tx is the sum of the rows */
+	SLOT_OTHER = 5,		/* frames that are no IP packets, both ways: not billable */
+	SLOT_FRAGMENT = 6,	/* rx: IP fragments that came in, a part of SLOT_LINK */
+	SLOT_FRAGMENT_HEADER = 7, /* rx: what reassembly takes away: headers, and all packets but one */
+	SLOT_REASSEMBLED = 8,	/* rx: reassembled packets that a socket received */
+	SLOT_FORWARDED_FRAGMENT = 9, /* rx: fragments that went on; tx: their SLOT_FRAGMENT_HEADER part */
+
+	FIRST_PROCESS_SLOT = 16,
+};
+
+/* Per CPU; only ever added to, so that no reader and no restart loses a byte. */
+struct usage {
+	__u64 rx_bytes;
+	__u64 tx_bytes;
+	__u64 rx_packets;
+	__u64 tx_packets;
+};
+_Static_assert(sizeof(struct usage) == 32, "struct usage");
+
+enum slot_state {
+	SLOT_FREE = 0,
+	SLOT_LIVE = 1,
+	SLOT_EXITED = 2,	/* its last thread has ended; orphaned sockets may still count */
+};
+
+/*
+ * Small and dense, since the packet path reads it. The reader raises
+ * `generation` when it takes the slot back, and from then on sockets that
+ * still hold the slot count as unattributed.
+ */
+struct slot {
+	__u32 generation;	/* written by the reader alone */
+	__u16 state;		/* enum slot_state; written by the kernel, set free by the reader */
+	__u16 revision;		/* raised when the process's record has changed (exec) */
+};
+_Static_assert(sizeof(struct slot) == 8, "struct slot");
+
+enum owner_flags {
+	OWNER_SHARED_DELIVERY = 1 << 0, /* raw, ICMP: one packet may reach several such sockets */
+	OWNER_DATAGRAM = 1 << 1,	/* the same, for multicast and broadcast */
+	OWNER_PACKET = 1 << 2,		/* AF_PACKET: what it sends may be no sound IP packet */
+};
+
+/* Socket storage: whose bytes the socket's packets are. */
+struct owner {
+	__u32 slot;
+	__u32 generation;
+	__u64 netns_cookie;
+	__u64 start_ns;		/* since boot; with tgid it identifies the process */
+	__u32 tgid;
+	__u32 stranger_tgid;	/* last process seen sending that does not hold the socket */
+	__u32 flags;		/* enum owner_flags */
+	__u32 padding;
+};
+_Static_assert(sizeof(struct owner) == 40, "struct owner");
+
+#define COMM_BYTES 16
+#define PATH_BYTES 256
+#define ARGS_BYTES 256
+
+/*
+ * Who a slot's process is. The two paths are written leaf first, each
+ * component ended by NUL, so that what does not fit is lost at the root's end.
+ * A path whose length reads PATH_BYTES or more has been cut off there.
+ *
+ * The kernel side writes exe, cgroup and args in this order: a component that
+ * runs past the end of one is overwritten by the next.
+ */
+struct process {
+	__u64 start_ns;
+	__u64 cgroup_id;
+	__u64 netns_cookie;
+	__u64 exe_inode;
+	__u32 exe_device;	/* as the kernel encodes dev_t: major << 20 | minor */
+	__u32 tgid;
+	__u32 uid;		/* real user id, in the initial user namespace */
+	__u16 exe_bytes;
+	__u16 cgroup_bytes;
+	__u16 args_bytes;
+	__u16 padding[3];
+	char comm[COMM_BYTES];
+	char exe[PATH_BYTES];
+	char cgroup[PATH_BYTES];
+	char args[ARGS_BYTES];
+};
+_Static_assert(sizeof(struct process) == 72 + 2 * PATH_BYTES + ARGS_BYTES, "struct process");
+
+struct process_key {
+	__u64 start_ns;
+	__u32 tgid;
+	__u32 padding;
+};
+_Static_assert(sizeof(struct process_key) == 16, "struct process_key");
+
+/* What the reader tells the hooks of one link; ifindex 0 matches nothing. */
+struct link {
+	__u32 ifindex;
+	__u32 header_len;	/* of the link layer: 14 on Ethernet, 0 on raw IP */
+	__u32 fragments_seen;	/* set by the kernel side; from then on reassembly is looked for */
+	__u32 padding;
+};
+_Static_assert(sizeof(struct link) == 16, "struct link");
+
+/* Written by the reader while the hooks run: a link that comes back has another ifindex. */
+struct watched_links {
+	__u64 netns_cookie;	/* of the one network namespace that all of them are in */
+	struct link links[MAX_LINKS];
+};
+_Static_assert(sizeof(struct watched_links) == 8 + 16 * MAX_LINKS, "struct watched_links");
+
+/* Set before loading: constant to the verifier, which drops what it rules out. */
+struct sizes {
+	__u32 slots_per_link;
+	__u32 links;
+};
+_Static_assert(sizeof(struct sizes) == 8, "struct sizes");
+
+#endif

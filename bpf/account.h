@@ -1,0 +1,600 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What a packet weighs, and whose it is.
+ *
+ * Sent packets are counted once, at tc egress, in the row that they belong to:
+ * the link's total is the sum of the rows.
+ *
+ * Received packets are counted twice: at tc ingress for the link, and where
+ * they reach a socket for its owner. What reached no socket and did not go on
+ * to another interface was the kernel's own (pings, resets, time-wait, what a
+ * firewall drops). Two things come between the hooks and are counted so that
+ * the reader can tell: IP fragments, which lose headers when they are put
+ * together and may wait for each other, and forwarding.
+ */
+#ifndef ESIMBPF_ACCOUNT_H
+#define ESIMBPF_ACCOUNT_H
+
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <bpf/bpf_endian.h>
+#include "vmlinux.h"
+#include "maps.h"
+#include "owner.h"
+
+enum direction { RECEIVED, SENT };
+
+/* A packet's billable bytes, and the packets that it is on the link. */
+struct weight {
+	__u64 bytes;
+	__u64 packets;
+};
+
+static __always_inline void count(__u32 link, __u32 slot, struct weight weight,
+				  enum direction direction)
+{
+	struct usage *usage = usage_at(link, slot);
+
+	if (!usage)
+		return;
+	if (direction == SENT) {
+		usage->tx_bytes += weight.bytes;
+		usage->tx_packets += weight.packets;
+	} else {
+		usage->rx_bytes += weight.bytes;
+		usage->rx_packets += weight.packets;
+	}
+}
+
+#define MAX_HEADERS 8
+
+static __always_inline bool is_ipv6_extension(__u8 protocol)
+{
+	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING ||
+	       protocol == IPPROTO_DSTOPTS || protocol == IPPROTO_MH;
+}
+
+/* What the headers of an IP packet say. */
+struct headers {
+	__u32 bytes;		/* IP and all behind it up to the transport's payload */
+	__u32 fragment_bytes;	/* the same up to what is fragmented, if it is a fragment */
+	bool fragment;
+	bool first_fragment;
+};
+
+/*
+ * Walks the headers of the IP packet at `offset`: IPv4 and IPv6 with extension
+ * headers, one in the other, TCP or UDP at the end. What is none of these ends
+ * the walk; its header counts as payload.
+ */
+static __noinline int walk_headers(struct __sk_buff *skb, __u32 offset, struct headers *headers)
+{
+	__u32 at = offset;
+	__u8 next = 0, first = 0;
+	int i;
+
+	if (!headers)
+		return -1;
+	if (bpf_skb_load_bytes(skb, at, &first, 1))
+		return -1;
+	next = (first >> 4) == 6 ? IPPROTO_IPV6 : IPPROTO_IPIP;
+
+	for (i = 0; i < MAX_HEADERS; i++) {
+		__u8 raw[8];
+
+		if (next == IPPROTO_IPIP) {
+			__u32 length;
+
+			if (bpf_skb_load_bytes(skb, at, raw, 8))
+				return -1;
+			length = (raw[0] & 0xf) * 4;
+			if ((raw[6] & 0x3f) | raw[7]) {
+				headers->fragment = true;
+				headers->first_fragment = !((raw[6] & 0x1f) | raw[7]);
+				headers->fragment_bytes = at + length - offset;
+				break;
+			}
+			if (bpf_skb_load_bytes(skb, at + 9, &next, 1))
+				return -1;
+			at += length;
+		} else if (next == IPPROTO_IPV6) {
+			if (bpf_skb_load_bytes(skb, at + 6, &next, 1))
+				return -1;
+			at += 40;
+		} else if (is_ipv6_extension(next)) {
+			if (bpf_skb_load_bytes(skb, at, raw, 2))
+				return -1;
+			next = raw[0];
+			at += (raw[1] + 1) * 8;
+		} else if (next == IPPROTO_FRAGMENT) {
+			if (bpf_skb_load_bytes(skb, at, raw, 8))
+				return -1;
+			/* An atomic fragment (offset 0, no more to come) is whole. */
+			headers->fragment = (raw[2] | (raw[3] & 0xf9)) != 0;
+			headers->first_fragment = !(raw[2] | (raw[3] & 0xf8));
+			headers->fragment_bytes = at + 8 - offset;
+			if (headers->fragment)
+				break;
+			next = raw[0];
+			at += 8;
+		} else if (next == IPPROTO_TCP) {
+			if (bpf_skb_load_bytes(skb, at + 12, raw, 1))
+				return -1;
+			at += (raw[0] >> 4) * 4;
+			break;
+		} else if (next == IPPROTO_UDP || next == IPPROTO_UDPLITE) {
+			at += 8;
+			break;
+		} else {
+			break;
+		}
+	}
+	headers->bytes = at - offset;
+	return 0;
+}
+
+/*
+ * Adds what the segments of an offload packet bring along beside the first.
+ * Drivers that merge in hardware may leave gso_segs unset; then it follows
+ * from the payload.
+ */
+static __noinline int weigh_segments(struct __sk_buff *skb, __u32 offset, struct weight *weight)
+{
+	struct headers headers = {};
+	__u32 segments = skb->gso_segs, size = skb->gso_size, payload;
+
+	if (!weight || walk_headers(skb, offset, &headers))
+		return 0;
+	if (!segments) {
+		payload = weight->bytes - headers.bytes;
+		segments = size ? (payload + size - 1) / size : 1;
+	}
+	if (segments > 1) {
+		weight->packets = segments;
+		weight->bytes += (__u64)(segments - 1) * headers.bytes;
+	}
+	return 0;
+}
+
+static __always_inline bool is_ip(struct __sk_buff *skb)
+{
+	return skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6);
+}
+
+struct vlan_header {
+	__be16 tci;
+	__be16 protocol;
+};
+
+/*
+ * Where a frame that does not say IP has its IP packet: behind VLAN tags that
+ * the device does not take off. 0 if it has none.
+ */
+static __noinline __u32 ip_behind_vlan(struct __sk_buff *skb, __u32 header_len)
+{
+	__be16 protocol = skb->protocol;
+	struct vlan_header tag;
+	__u32 offset = header_len;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		if (protocol != bpf_htons(ETH_P_8021Q) && protocol != bpf_htons(ETH_P_8021AD))
+			return 0;
+		if (bpf_skb_load_bytes(skb, offset, &tag, sizeof(tag)))
+			return 0;
+		offset += sizeof(tag);
+		protocol = tag.protocol;
+		if (protocol == bpf_htons(ETH_P_IP) || protocol == bpf_htons(ETH_P_IPV6))
+			return offset;
+	}
+	return 0;
+}
+
+static __always_inline struct weight frame_weight(struct __sk_buff *skb, __u32 offset)
+{
+	struct weight weight = {
+		.bytes = skb->len > offset ? skb->len - offset : 0,
+		.packets = 1,
+	};
+
+	return weight;
+}
+
+/* A frame of the link that carries no IP: counted apart, since nobody bills it. */
+static __noinline int count_other(struct __sk_buff *skb, __u32 link, __u32 header_len, int direction)
+{
+	count(link, SLOT_OTHER, frame_weight(skb, header_len), direction);
+	return TC_ACT_UNSPEC;
+}
+
+/*
+ * The bytes of the IP packet by its own header, where the frame may be longer:
+ * Ethernet pads short frames, and packet sockets send what they like.
+ */
+static __noinline __u32 ip_length(struct __sk_buff *skb, __u32 offset, __u32 frame_bytes)
+{
+	__u8 head[6];
+	__u32 length = 0;
+
+	if (bpf_skb_load_bytes(skb, offset, head, sizeof(head)))
+		return frame_bytes;
+	if ((head[0] >> 4) == 4)
+		length = head[2] << 8 | head[3];
+	else if ((head[0] >> 4) == 6 && (head[4] | head[5]))
+		length = (head[4] << 8 | head[5]) + 40;
+	return length && length < frame_bytes ? length : frame_bytes;
+}
+
+/* --- sent ------------------------------------------------------------------ */
+
+/* A packet whose socket has no owner yet. */
+static __noinline __u32 unowned_sender(struct __sk_buff *skb)
+{
+	struct bpf_sock *socket = skb->sk, *listener;
+	struct task_struct *task;
+	struct owner *owner;
+	struct slot *state;
+	struct sock *sk;
+
+	if (!socket)
+		return skb->ingress_ifindex ? SLOT_FORWARDED : SLOT_KERNEL;
+
+	/* A listener's answer to a SYN comes from a request, not yet a socket. */
+	listener = bpf_get_listener_sock(socket);
+	if (listener) {
+		owner = owner_get(listener);
+		if (!owner)
+			return SLOT_UNATTRIBUTED;
+		state = slot_at(owner->slot);
+		return state && state->generation == owner->generation ? owner->slot : SLOT_UNATTRIBUTED;
+	}
+	if (!bpf_sk_fullsock(socket))
+		return SLOT_KERNEL; /* time-wait */
+
+	sk = kernel_socket(skb);
+	if (!READ(sk, sk_socket))
+		return SLOT_UNATTRIBUTED; /* closed before the start, and still flushing */
+	if (!READ(READ(sk, sk_socket), file))
+		return SLOT_KERNEL; /* made inside the kernel: nobody holds a descriptor */
+
+	/* A packet socket's first packet comes before any hook has seen it. */
+	task = (void *)bpf_get_current_task();
+	if (!sends_now(task, sk))
+		return SLOT_UNATTRIBUTED;
+	owner = owner_create(socket);
+	if (!owner)
+		return SLOT_UNATTRIBUTED;
+	owner->netns_cookie = READ(READ(sk, __sk_common.skc_net.net), net_cookie);
+	owner->flags = owner_flags_of(READ(sk, __sk_common.skc_family), READ(sk, sk_type),
+				      READ(sk, sk_protocol));
+	owner_set(owner, task, true);
+	return owner->slot;
+}
+
+static __always_inline int packet_sent(struct __sk_buff *skb)
+{
+	__u32 link = link_find(skb->ifindex), offset, slot;
+	struct weight weight;
+	struct bpf_sock *socket;
+	struct owner *owner = NULL;
+	struct slot *state;
+
+	if (link == NO_LINK)
+		return TC_ACT_UNSPEC;
+	offset = link_at(link)->header_len;
+	if (!is_ip(skb)) {
+		__u32 behind = ip_behind_vlan(skb, offset);
+
+		if (!behind)
+			return count_other(skb, link, offset, SENT);
+		offset = behind;
+	}
+
+	weight = frame_weight(skb, offset);
+	if (skb->gso_size) {
+		if (skb->gso_segs) {
+			/* The kernel has added up the headers (qdisc_pkt_len_init), link layer's too. */
+			weight.packets = skb->gso_segs;
+			weight.bytes = skb->wire_len - weight.packets * offset;
+		} else {
+			weigh_segments(skb, offset, &weight);
+		}
+	}
+
+	socket = skb->sk;
+	if (socket)
+		owner = owner_get(socket);
+	if (!owner) {
+		slot = unowned_sender(skb);
+	} else {
+		if (owner->tgid != current_tgid())
+			claim_sender(skb, owner);
+		if (owner->flags & OWNER_PACKET)
+			weight.bytes = ip_length(skb, offset, weight.bytes);
+		slot = owner->slot;
+		state = slot_at(slot);
+		if (!state || state->generation != owner->generation)
+			slot = SLOT_UNATTRIBUTED; /* the slot is another process's by now */
+	}
+	count(link, slot, weight, SENT);
+	return TC_ACT_UNSPEC;
+}
+
+/* --- received -------------------------------------------------------------- */
+
+/* A fragment came in: note what its reassembly will take away. */
+static __noinline int count_fragment(struct __sk_buff *skb, __u32 link, __u32 offset, __u64 bytes)
+{
+	struct headers headers = {};
+	struct weight weight = { .bytes = bytes, .packets = 1 };
+	struct weight lost = { .bytes = 0, .packets = 1 };
+
+	if (walk_headers(skb, offset, &headers) || !headers.fragment)
+		return 0;
+	link_at(link)->fragments_seen = 1;
+	count(link, SLOT_FRAGMENT, weight, RECEIVED);
+	lost.bytes = headers.fragment_bytes;
+	if (headers.first_fragment) {
+		/* Of the first only IPv6's fragment header goes. */
+		lost.packets = 0;
+		lost.bytes = skb->protocol == bpf_htons(ETH_P_IPV6) ? 8 : 0;
+	}
+	count(link, SLOT_FRAGMENT_HEADER, lost, RECEIVED);
+	return 0;
+}
+
+/* By the header alone, so that most packets go by with one look. */
+static __always_inline bool may_be_fragment(struct __sk_buff *skb, __u32 offset)
+{
+	void *end = (void *)(long)skb->data_end;
+	__u8 *ip = (void *)(long)skb->data + (offset & 0x3f);
+
+	if ((void *)(ip + 8) > end)
+		return true;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return (ip[6] & 0x3f) | ip[7];
+	return ip[6] == IPPROTO_FRAGMENT || is_ipv6_extension(ip[6]);
+}
+
+static __always_inline int packet_received(struct __sk_buff *skb)
+{
+	__u32 link = link_find(skb->ifindex), offset;
+	struct weight weight;
+
+	/* Multicast that this host sent and hears itself never crossed the link. */
+	if (link == NO_LINK || skb->pkt_type == PACKET_LOOPBACK)
+		return TC_ACT_UNSPEC;
+	offset = link_at(link)->header_len;
+	if (!is_ip(skb)) {
+		__u32 behind = ip_behind_vlan(skb, offset);
+
+		if (!behind)
+			return count_other(skb, link, offset, RECEIVED);
+		offset = behind;
+	}
+
+	weight = frame_weight(skb, offset);
+	if (skb->gso_size) {
+		weigh_segments(skb, offset, &weight);
+	} else {
+		if (skb->len <= ETH_ZLEN)
+			weight.bytes = ip_length(skb, offset, weight.bytes);
+		if (may_be_fragment(skb, offset))
+			count_fragment(skb, link, offset, weight.bytes);
+	}
+	count(link, SLOT_LINK, weight, RECEIVED);
+	return TC_ACT_UNSPEC;
+}
+
+/*
+ * Raw sockets and multicast: one packet goes to every socket that listens, one
+ * right after the other on the same CPU, as clones that share their buffer.
+ * The first is counted. `sequence` counts the link's packets on this CPU, so a
+ * later packet in a buffer used again is told apart.
+ */
+static __noinline bool first_delivery(struct __sk_buff *skb, __u32 link)
+{
+	struct delivery *last = delivery_of(link);
+	struct usage *usage = usage_at(link, SLOT_LINK);
+	__u64 head = (__u64)READ((struct sk_buff *)skb, head);
+
+	if (!last || !usage)
+		return true;
+	if (last->head == head && last->sequence == usage->rx_packets)
+		return false;
+	last->head = head;
+	last->sequence = usage->rx_packets;
+	return true;
+}
+
+/* The packet's IP header, at data here. */
+static __always_inline bool is_multicast(struct __sk_buff *skb)
+{
+	void *end = (void *)(long)skb->data_end;
+	__u8 *ip = (void *)(long)skb->data;
+
+	if (skb->pkt_type != PACKET_HOST)
+		return true;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return (void *)(ip + 20) > end || ip[16] >= 224;
+	return (void *)(ip + 40) > end || ip[24] == 0xff;
+}
+
+/* A raw socket for TCP or UDP only listens in: those have sockets of their own. */
+static __always_inline bool has_transport_socket(struct __sk_buff *skb)
+{
+	__u8 protocol = 0;
+
+	bpf_skb_load_bytes(skb, skb->protocol == bpf_htons(ETH_P_IP) ? 9 : 6, &protocol, 1);
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP;
+}
+
+#define NO_SLOT 0xffffffff
+
+/* A received packet's socket has no owner. NO_SLOT if it is not to be counted. */
+static __noinline __u32 unowned_receiver(struct __sk_buff *skb)
+{
+	struct sock *sk = kernel_socket(skb);
+	struct socket *socket = READ(sk, sk_socket);
+
+	if (READ(READ(sk, __sk_common.skc_net.net), net_cookie) != watched.netns_cookie)
+		return NO_SLOT; /* another namespace's interface of the same index */
+	if (READ(sk, sk_type) == SOCK_RAW && has_transport_socket(skb))
+		return NO_SLOT;
+	if (socket && !READ(socket, file))
+		return SLOT_KERNEL;
+	return SLOT_UNATTRIBUTED;
+}
+
+/* Put together from fragments? Where IP's reassembly left its mark. */
+static __noinline int count_reassembled(struct __sk_buff *skb, __u32 link, struct weight *weight)
+{
+	void *cb = (void *)skb + bpf_core_field_offset(struct sk_buff, cb);
+	__u16 size = 0;
+
+	if (!weight)
+		return 0;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		size = READ((struct inet_skb_parm *)cb, frag_max_size);
+	else
+		size = READ((struct inet6_skb_parm *)cb, frag_max_size);
+	if (size)
+		count(link, SLOT_REASSEMBLED, *weight, RECEIVED);
+	return 0;
+}
+
+static __always_inline int packet_delivered(struct __sk_buff *skb)
+{
+	__u32 link = link_find(skb->ifindex), slot;
+	struct weight weight;
+	struct bpf_sock *socket = skb->sk;
+	struct owner *owner;
+	struct slot *state;
+
+	if (link == NO_LINK || skb->pkt_type == PACKET_LOOPBACK || !socket)
+		return 1;
+	owner = owner_get(socket);
+	if (owner) {
+		if (owner->netns_cookie != watched.netns_cookie)
+			return 1;
+		if (owner->flags & OWNER_SHARED_DELIVERY) {
+			if (has_transport_socket(skb) || !first_delivery(skb, link))
+				return 1;
+		} else if ((owner->flags & OWNER_DATAGRAM) && is_multicast(skb)) {
+			if (!first_delivery(skb, link))
+				return 1;
+		}
+		slot = owner->slot;
+		state = slot_at(slot);
+		if (!state || state->generation != owner->generation)
+			slot = SLOT_UNATTRIBUTED;
+	} else {
+		slot = unowned_receiver(skb);
+		if (slot == NO_SLOT || !first_delivery(skb, link))
+			return 1;
+	}
+
+	weight = frame_weight(skb, 0);
+	if (skb->gso_size)
+		weigh_segments(skb, 0, &weight);
+	if (link_at(link)->fragments_seen)
+		count_reassembled(skb, link, &weight);
+	count(link, slot, weight, RECEIVED);
+	return 1;
+}
+
+/* --- forwarded -------------------------------------------------------------- */
+
+/* Offload packets that go on are still whole: what weigh_segments() does, by kernel pointers. */
+static __noinline int weigh_forwarded(struct sk_buff *skb, const __u8 *ip, struct weight *weight)
+{
+	struct skb_shared_info *shared = (void *)(READ(skb, head) + READ(skb, end));
+	__u32 segments = READ(shared, gso_segs), size = READ(shared, gso_size), headers;
+	__u8 version = 0, protocol = 0, offset = 0;
+
+	if (!weight || !size)
+		return 0;
+	bpf_probe_read_kernel(&version, 1, ip);
+	if ((version >> 4) == 4) {
+		headers = (version & 0xf) * 4;
+		bpf_probe_read_kernel(&protocol, 1, ip + 9);
+	} else {
+		headers = 40;
+		bpf_probe_read_kernel(&protocol, 1, ip + 6);
+	}
+	if (protocol == IPPROTO_TCP) {
+		bpf_probe_read_kernel(&offset, 1, ip + headers + 12);
+		headers += (offset >> 4) * 4;
+	} else {
+		headers += 8;
+	}
+	if (!segments)
+		segments = (weight->bytes - headers + size - 1) / size;
+	if (segments > 1) {
+		weight->packets = segments;
+		weight->bytes += (__u64)(segments - 1) * headers;
+	}
+	return 0;
+}
+
+/*
+ * A packet that came in through a link is queued at another interface: it was
+ * routed or bridged on. Counted once even if it goes to several.
+ */
+static __noinline int count_forwarded(struct sk_buff *skb, __u32 link)
+{
+	__u16 network = READ(skb, network_header), protocol = READ(skb, protocol);
+	const __u8 *head = READ(skb, head), *ip = head + network;
+	struct weight weight = { .packets = 1 };
+	struct weight headers = {};
+	struct delivery *last = delivery_of(link);
+	struct usage *usage = usage_at(link, SLOT_LINK);
+	__u8 fragment[2] = {}, version = 0;
+
+	if (!last || !usage)
+		return 0;
+	if (last->head == (__u64)head && last->sequence == usage->rx_packets)
+		return 0;
+	last->head = (__u64)head;
+	last->sequence = usage->rx_packets;
+
+	weight.bytes = READ(skb, len) - (ip - READ(skb, data));
+	weigh_forwarded(skb, ip, &weight);
+	count(link, SLOT_FORWARDED, weight, RECEIVED);
+
+	if (!link_at(link)->fragments_seen)
+		return 0;
+	bpf_probe_read_kernel(&version, 1, ip);
+	if (protocol == bpf_htons(ETH_P_IP)) {
+		bpf_probe_read_kernel(fragment, 2, ip + 6);
+		if (!((fragment[0] & 0x3f) | fragment[1]))
+			return 0;
+		headers.packets = ((fragment[0] & 0x1f) | fragment[1]) != 0;
+		headers.bytes = headers.packets * (version & 0xf) * 4;
+	} else {
+		bpf_probe_read_kernel(fragment, 1, ip + 6);
+		if (fragment[0] != IPPROTO_FRAGMENT)
+			return 0;
+		bpf_probe_read_kernel(fragment, 2, ip + 42);
+		headers.packets = (fragment[0] | (fragment[1] & 0xf8)) != 0;
+		headers.bytes = headers.packets ? 48 : 8;
+	}
+	count(link, SLOT_FORWARDED_FRAGMENT, weight, RECEIVED);
+	count(link, SLOT_FORWARDED_FRAGMENT, headers, SENT);
+	return 0;
+}
+
+static __always_inline int packet_forwarded(struct sk_buff *skb)
+{
+	__u32 link;
+
+	if (!skb->skb_iif || skb->dev->ifindex == skb->skb_iif)
+		return 0;
+	link = link_find(skb->skb_iif);
+	if (link == NO_LINK ||
+	    skb->dev->nd_net.net->net_cookie != watched.netns_cookie)
+		return 0;
+	return count_forwarded(skb, link);
+}
+
+#endif

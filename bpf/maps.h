@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The maps, and the accessors by which all other code reaches them, in libbpf's
+ * dialect. The loader sets their sizes: `slots` below stands for --max-processes
+ * plus FIRST_PROCESS_SLOT, `links` for the number of links that one run can follow.
+ */
+#ifndef ESIMBPF_MAPS_H
+#define ESIMBPF_MAPS_H
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include "abi.h"
+
+const volatile struct sizes sizes = { .slots_per_link = 1024, .links = 1 };
+struct watched_links watched = {};
+
+/*
+ * Bytes and packets of each slot on each link.
+ * Written by the packet path, read by the reader, never reset.
+ * A fixed array: it cannot be full; a process without a slot counts under SLOT_OVERFLOW.
+ * Memory: 32 B x CPUs x slots x links; 1 MiB at 16384 slots, one link, two CPUs.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct usage);
+} usages SEC(".maps");
+
+/*
+ * State of each slot; the reader maps it into its memory and compares.
+ * Memory: 8 B x slots.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct slot);
+} slots SEC(".maps");
+
+/*
+ * Who each slot's process is. Written when a process gets its slot and when it
+ * execs; read by the reader once a process has moved bytes.
+ * Memory: 840 B x slots; 13 MiB at 16384.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct process);
+} processes SEC(".maps");
+
+/*
+ * Slots that nobody holds, the last freed on top, so that slots in use stay
+ * few and low. Filled by the loader and the reader, emptied by the hooks. When
+ * it is empty, a new process counts under SLOT_OVERFLOW.
+ * Memory: 4 B x slots.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_STACK);
+	__uint(max_entries, 1024);
+	__type(value, __u32);
+} free_slots SEC(".maps");
+
+/*
+ * The slot of each living process that has one. Entries leave when the process
+ * exits, or with the slot when the reader frees it. As many entries as slots,
+ * so it is never the first to be full.
+ * Memory: about 80 B x slots.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct process_key);
+	__type(value, __u32);
+} process_slots SEC(".maps");
+
+/*
+ * The owner of each socket. A socket accepted from a listener starts with the
+ * listener's. Dies with the socket; memory is the sockets' own.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct owner);
+} owners SEC(".maps");
+
+/*
+ * The packet last delivered on this CPU to a socket that may not be its only
+ * one; see first_delivery().
+ * Memory: 16 B x CPUs x links.
+ */
+struct delivery {
+	__u64 head;
+	__u64 sequence;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_LINKS);
+	__type(key, __u32);
+	__type(value, struct delivery);
+} deliveries SEC(".maps");
+
+/* NULL never happens: every slot is below the array's size. */
+static __always_inline struct usage *usage_at(__u32 link, __u32 slot)
+{
+	__u32 index = link * sizes.slots_per_link + slot;
+
+	return bpf_map_lookup_elem(&usages, &index);
+}
+
+static __always_inline struct slot *slot_at(__u32 slot)
+{
+	return bpf_map_lookup_elem(&slots, &slot);
+}
+
+static __always_inline struct process *process_at(__u32 slot)
+{
+	return bpf_map_lookup_elem(&processes, &slot);
+}
+
+static __always_inline struct delivery *delivery_of(__u32 link)
+{
+	return bpf_map_lookup_elem(&deliveries, &link);
+}
+
+static __always_inline long free_slot_take(__u32 *slot)
+{
+	return bpf_map_pop_elem(&free_slots, slot);
+}
+
+static __always_inline void free_slot_give(__u32 slot)
+{
+	bpf_map_push_elem(&free_slots, &slot, 0);
+}
+
+static __always_inline __u32 *process_slot_find(const struct process_key *key)
+{
+	return bpf_map_lookup_elem(&process_slots, key);
+}
+
+static __always_inline long process_slot_insert(const struct process_key *key, __u32 slot)
+{
+	return bpf_map_update_elem(&process_slots, key, &slot, BPF_NOEXIST);
+}
+
+static __always_inline void process_slot_forget(const struct process_key *key)
+{
+	bpf_map_delete_elem(&process_slots, key);
+}
+
+/* The packet path's look-up; a macro, since `sk` has another type in each hook. */
+#define owner_get(sk) ((struct owner *)bpf_sk_storage_get(&owners, (sk), 0, 0))
+#define owner_create(sk) \
+	((struct owner *)bpf_sk_storage_get(&owners, (sk), 0, BPF_SK_STORAGE_GET_F_CREATE))
+
+#define NO_LINK MAX_LINKS
+
+/* The link with this ifindex, or NO_LINK. */
+static __always_inline __u32 link_find(__u32 ifindex)
+{
+	__u32 i;
+
+#pragma unroll
+	for (i = 0; i < MAX_LINKS; i++) {
+		if (i >= sizes.links)
+			break;
+		if (watched.links[i].ifindex == ifindex)
+			return i;
+	}
+	return NO_LINK;
+}
+
+static __always_inline struct link *link_at(__u32 link)
+{
+	return &watched.links[link & (MAX_LINKS - 1)];
+}
+
+#endif
