@@ -16,7 +16,7 @@
 #define MAX_LINKS 8
 
 /*
- * A usage map has one entry a slot and link, at link * slots_per_link + slot.
+ * Each link has a usage for each slot, number link * slots_per_link + slot.
  * The first slots are reserved; a process holds one of the others.
  */
 enum reserved_slot {
@@ -45,6 +45,14 @@ struct usage {
 	__u64 tx_packets;
 };
 _Static_assert(sizeof(struct usage) == 32, "struct usage");
+
+/* What one entry of the usage map holds; slots_per_link is a multiple of it. */
+#define USAGES_PER_BLOCK 64
+
+struct usage_block {
+	struct usage usages[USAGES_PER_BLOCK];
+};
+_Static_assert(sizeof(struct usage_block) == 2048, "struct usage_block");
 
 enum slot_state {
 	SLOT_FREE = 0,

@@ -17,7 +17,7 @@
 #include "vmlinux.h"
 #include "maps.h"
 
-#define MAX_PATH_DEPTH 40
+#define MAX_PATH_DEPTH 24
 
 /* Reads through pointers that the verifier does not know. */
 #define READ(pointer, field) ({						\
@@ -28,12 +28,19 @@
 })
 
 /*
+ * The functions that follow are not static, so that the verifier looks at each
+ * once and not at every path that leads to it; hence numbers and addresses as
+ * arguments, and no pointers. `leader` leads a thread group.
+ */
+
+/*
  * The executable's path, leaf first, through all mounts up to the root of the
  * mount tree. bpf_d_path() is refused in these program types.
  */
-static __noinline int record_exe(struct process *process, struct task_struct *task)
+__noinline int record_exe(__u32 slot, __u64 leader)
 {
-	struct mm_struct *mm = READ(task, mm);
+	struct process *process = process_at(slot);
+	struct mm_struct *mm = READ((struct task_struct *)leader, mm);
 	struct file *exe;
 	struct dentry *dentry;
 	struct mount *mount;
@@ -41,6 +48,8 @@ static __noinline int record_exe(struct process *process, struct task_struct *ta
 	__u32 at = 0;
 	int i;
 
+	if (!process)
+		return 0;
 	process->exe_bytes = 0;
 	process->exe_inode = 0;
 	process->exe_device = 0;
@@ -83,12 +92,16 @@ static __noinline int record_exe(struct process *process, struct task_struct *ta
 }
 
 /* The cgroup's path, leaf first, up to the root of the hierarchy. */
-static __noinline int record_cgroup(struct process *process, struct task_struct *task)
+__noinline int record_cgroup(__u32 slot, __u64 leader)
 {
+	struct process *process = process_at(slot);
+	struct task_struct *task = (void *)leader;
 	struct kernfs_node *node = READ(READ(READ(task, cgroups), dfl_cgrp), kn);
 	__u32 at = 0;
 	int i;
 
+	if (!process)
+		return 0;
 	process->cgroup_id = READ(node, id);
 	for (i = 0; i < MAX_PATH_DEPTH; i++) {
 		struct kernfs_node *parent;
@@ -111,11 +124,14 @@ static __noinline int record_cgroup(struct process *process, struct task_struct 
 }
 
 /* The command line; only where the process itself runs, since it is in its memory. */
-static __noinline int record_args(struct process *process, struct task_struct *task)
+__noinline int record_args(__u32 slot, __u64 leader)
 {
-	struct mm_struct *mm = READ(task, mm);
+	struct process *process = process_at(slot);
+	struct mm_struct *mm = READ((struct task_struct *)leader, mm);
 	unsigned long start, length;
 
+	if (!process)
+		return 0;
 	process->args_bytes = 0;
 	if (!mm)
 		return 0;
@@ -130,35 +146,40 @@ static __noinline int record_args(struct process *process, struct task_struct *t
 	return 0;
 }
 
-/* `leader` leads the thread group; `running` says that this code runs in it. */
-static __noinline int record_process(struct process *process, struct task_struct *leader,
-				     bool running)
+/* `running` says that this code runs in the process itself. */
+__noinline int record_process(__u32 slot, __u64 leader_address, __u32 running)
 {
+	struct process *process = process_at(slot);
+	struct task_struct *leader = (void *)leader_address;
+	struct slot *state = slot_at(slot);
+
+	if (!process || !state)
+		return 0;
 	process->start_ns = READ(leader, start_boottime);
 	process->tgid = READ(leader, tgid);
 	process->uid = READ(READ(leader, cred), uid.val);
-	bpf_probe_read_kernel(process->comm, sizeof(process->comm), &leader->comm);
-	record_exe(process, leader);
-	record_cgroup(process, leader);
 	process->args_bytes = 0;
+	bpf_probe_read_kernel(process->comm, sizeof(process->comm), &leader->comm);
+	record_exe(slot, leader_address);
+	record_cgroup(slot, leader_address);
 	if (running)
-		record_args(process, leader);
+		record_args(slot, leader_address);
+	state->revision++;
+	state->state = SLOT_LIVE;
 	return 0;
 }
 
 /*
- * The slot of a task's process, given to it if it has none.
+ * The slot of a process, given to it if it has none.
  * SLOT_OVERFLOW when no slot is free: the bytes are counted, without a name.
  */
-static __noinline __u32 process_slot(struct task_struct *task, bool running)
+__noinline __u32 process_slot(__u64 leader_address, __u32 running)
 {
-	struct task_struct *leader = READ(task, group_leader);
+	struct task_struct *leader = (void *)leader_address;
 	struct process_key key = {
 		.start_ns = READ(leader, start_boottime),
 		.tgid = READ(leader, tgid),
 	};
-	struct process *process;
-	struct slot *state;
 	__u32 *found, slot;
 
 	found = process_slot_find(&key);
@@ -166,26 +187,20 @@ static __noinline __u32 process_slot(struct task_struct *task, bool running)
 		return *found;
 	if (free_slot_take(&slot))
 		return SLOT_OVERFLOW;
-	process = process_at(slot);
-	state = slot_at(slot);
-	if (!process || !state)
-		return SLOT_OVERFLOW;
 	if (process_slot_insert(&key, slot)) {
 		/* Another thread of the process was faster. */
 		free_slot_give(slot);
 		found = process_slot_find(&key);
 		return found ? *found : SLOT_OVERFLOW;
 	}
-	record_process(process, leader, running);
-	state->revision++;
-	state->state = SLOT_LIVE;
+	record_process(slot, leader_address, running);
 	return slot;
 }
 
-static __always_inline void owner_set(struct owner *owner, struct task_struct *task, bool running)
+static __always_inline void owner_set(struct owner *owner, struct task_struct *task, __u32 running)
 {
 	struct task_struct *leader = READ(task, group_leader);
-	__u32 slot = process_slot(task, running);
+	__u32 slot = process_slot((__u64)leader, running);
 	struct slot *state = slot_at(slot);
 
 	owner->start_ns = READ(leader, start_boottime);
@@ -287,23 +302,15 @@ static __always_inline int process_exit(struct task_struct *task)
 /* The same process with another program: the same slot, described anew. */
 static __always_inline int process_exec(struct task_struct *task)
 {
+	struct task_struct *leader = READ(task, group_leader);
 	struct process_key key = {
-		.start_ns = task->group_leader->start_boottime,
-		.tgid = task->tgid,
+		.start_ns = READ(leader, start_boottime),
+		.tgid = READ(leader, tgid),
 	};
-	struct process *process;
-	struct slot *state;
-	__u32 *slot;
+	__u32 *slot = process_slot_find(&key);
 
-	slot = process_slot_find(&key);
-	if (!slot)
-		return 0;
-	process = process_at(*slot);
-	state = slot_at(*slot);
-	if (!process || !state)
-		return 0;
-	record_process(process, task->group_leader, true);
-	state->revision++;
+	if (slot)
+		record_process(*slot, (__u64)leader, true);
 	return 0;
 }
 
@@ -322,8 +329,10 @@ static __always_inline __u32 current_tgid(void)
 #define FDS_SEARCHED 1024
 
 /* Whether a descriptor of the task, among the first FDS_SEARCHED, is the socket. */
-static __noinline bool task_holds(struct task_struct *task, struct sock *sk)
+__noinline __u32 task_holds(__u64 task_address, __u64 sock_address)
 {
+	struct task_struct *task = (void *)task_address;
+	struct sock *sk = (void *)sock_address;
 	struct socket *socket = READ(sk, sk_socket);
 	struct fdtable *table;
 	struct file **descriptors, *file;
@@ -332,7 +341,7 @@ static __noinline bool task_holds(struct task_struct *task, struct sock *sk)
 	int i;
 
 	if (!socket)
-		return false;
+		return 0;
 	file = READ(socket, file);
 	table = READ(READ(task, files), fdt);
 	size = READ(table, max_fds);
@@ -353,9 +362,9 @@ static __noinline bool task_holds(struct task_struct *task, struct sock *sk)
 			others &= difference | -difference;
 		}
 		if (!(others >> 63))
-			return true;
+			return 1;
 	}
-	return false;
+	return 0;
 }
 
 /*
@@ -374,7 +383,7 @@ static __always_inline bool sends_now(struct task_struct *task, struct sock *sk)
 		return false;
 	if (READ(sk, sk_type) == SOCK_STREAM && !READ(sk, sk_lock.owned))
 		return false;
-	return task_holds(task, sk);
+	return task_holds((__u64)task, (__u64)sk);
 }
 
 /*

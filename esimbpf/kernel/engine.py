@@ -1,0 +1,291 @@
+"""Puts the programs into the kernel with libbpf, and attaches them.
+
+Everything is attached by a descriptor of this process: when it ends, however it ends, the kernel detaches all.
+The one exception is kernels without tcx (before 6.6), whose tc filters stay until the next start replaces them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from esimbpf.errors import EsimbpfError, KernelLacks, NotPermitted
+from esimbpf.kernel import abi, libbpf
+from esimbpf.kernel.programs import PROGRAMS, Hook, Program
+from esimbpf.snapshot import FIRST_PROCESS_SLOT
+
+__all__ = ["OBJECT", "Engine", "Lost", "header_bytes"]
+
+OBJECT: Final = Path(__file__).with_name("esimbpf.bpf.o")
+_BTF: Final = "/sys/kernel/btf/vmlinux"
+BTF_VARIABLE: Final = "ESIMBPF_BTF"
+"""Environment variable naming the kernel's BTF; for tests, which hide it so."""
+
+_HEADER_BYTES: Final = {1: 14, 772: 14}
+"""Link-layer header by ARPHRD_* (linux/if_arp.h): Ethernet and loopback. Raw IP, PPP, TUN and tunnels have none."""
+
+_FAILED_PROGRAM: Final = re.compile(r"prog '(\w+)': (?:failed to|BPF program load failed|-- BEGIN|couldn't|invalid)")
+
+
+def header_bytes(device_type: int) -> int:
+    """Bytes of the link-layer header that tc sees on a device of this ARPHRD_* type."""
+    return _HEADER_BYTES.get(device_type, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An optional program that could not be loaded or attached, and why."""
+
+    program: Program
+    reason: str
+
+
+class Engine:
+    """The loaded object: its maps, and what is attached where.
+
+    There will be room for `processes` at once on each of `links` links.
+    Raises NotPermitted without the right to load, KernelLacks when a required program is refused.
+    """
+
+    name = "libbpf"
+
+    def __init__(self, processes: int, links: int, skip: frozenset[str] = frozenset()) -> None:
+        wanted = processes + FIRST_PROCESS_SLOT
+        self.last_slot = wanted - 1
+        self.slots = -(-wanted // abi.USAGES_PER_BLOCK) * abi.USAGES_PER_BLOCK
+        self.links = links
+        self.lost: list[Lost] = []
+        self._descriptors: list[int] = []
+        self._link_descriptors: dict[int, list[int]] = {}
+        self._filters: dict[int, int] = {}
+        self._object = self._load(set(skip))
+        self.cpus = libbpf.check(libbpf.library().libbpf_num_possible_cpus(), "possible CPUs")
+        self.usage_blocks = self._map("usage_blocks", abi.USAGE_BLOCK.size * self.cpus)
+        self.slot_states = self._map("slots", abi.SLOT.size)
+        self.processes = self._map("processes", abi.PROCESS.size)
+        self.free_slots = self._map("free_slots", 4)
+        self.process_slots = self._map("process_slots", 4)
+        self._watched = mmap.mmap(self._map(".bss", 0).fd, abi.WATCHED_LINKS.size)
+        self.state_memory = mmap.mmap(self.slot_states.fd, self.slots * abi.SLOT.size, prot=mmap.PROT_READ)
+        for slot in range(self.last_slot, FIRST_PROCESS_SLOT - 1, -1):
+            self.free_slots.push(slot)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detach everything and unload."""
+        for index in list(self._link_descriptors) + list(self._filters):
+            self.detach_link(index)
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+        self._watched.close()
+        self.state_memory.close()
+        libbpf.library().bpf_object__close(self._object)
+
+    # -- loading -----------------------------------------------------------------
+
+    def _load(self, without: set[str]) -> int:
+        """Load the object, leaving out optional programs that the kernel refuses, one by one."""
+        btf = os.environ.get(BTF_VARIABLE, _BTF)
+        if not os.path.exists(btf):
+            raise KernelLacks(
+                f"the kernel gives no type information (BTF): {btf} is missing",
+                "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as those of the large distributions are",
+            )
+        if not OBJECT.exists():
+            raise EsimbpfError(
+                f"the compiled programs are missing: {OBJECT}",
+                "run scripts/setup, or install the package again",
+            )
+        while True:
+            with libbpf.Log() as log:
+                loaded = self._try_load(without)
+            if not isinstance(loaded, OSError):
+                return loaded
+            if loaded.errno == errno.EPERM:
+                raise NotPermitted(
+                    "loading eBPF programs is not permitted",
+                    "run as root (sudo esimbpf …), or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN",
+                )
+            refused = self._refused(log.lines, without)
+            if refused is None or refused.required:
+                name = f"the program `{refused.name}`" if refused else "the programs"
+                said = [line for line in log.lines if line.strip()][-12:]
+                raise KernelLacks(
+                    f"the kernel refuses {name}: {loaded.strerror}",
+                    "esimbpf doctor says what this kernel has; the last words of libbpf:\n  " + "\n  ".join(said),
+                )
+            self.lost.append(Lost(refused, loaded.strerror or "refused"))
+            without.add(refused.name)
+
+    def _try_load(self, without: set[str]) -> int | OSError:
+        lib = libbpf.library()
+        loaded: int | None = lib.bpf_object__open_file(os.fsencode(OBJECT), None)
+        if not loaded:
+            return OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        try:
+            for program in PROGRAMS:
+                if program.name in without:
+                    libbpf.check(lib.bpf_program__set_autoload(libbpf.find_program(loaded, program.name), False), "")
+            for name, entries in (
+                ("usage_blocks", self.slots // abi.USAGES_PER_BLOCK * self.links),
+                ("slots", self.slots),
+                ("processes", self.slots),
+                ("free_slots", self.slots),
+                ("process_slots", self.slots),
+            ):
+                libbpf.check(lib.bpf_map__set_max_entries(libbpf.find_map(loaded, name), entries), name)
+            size = ctypes.c_size_t()
+            sizes = lib.bpf_map__initial_value(libbpf.find_map(loaded, ".rodata"), ctypes.byref(size))
+            ctypes.memmove(sizes, abi.SIZES.pack(self.slots, self.links), abi.SIZES.size)
+            libbpf.check(lib.bpf_object__load(loaded), "loading")
+        except OSError as error:
+            lib.bpf_object__close(loaded)
+            return error
+        return loaded
+
+    @staticmethod
+    def _refused(lines: list[str], without: set[str]) -> Program | None:
+        """The program that libbpf last complained of."""
+        for line in reversed(lines):
+            found = _FAILED_PROGRAM.search(line)
+            if found:
+                return next((p for p in PROGRAMS if p.name == found[1] and p.name not in without), None)
+        return None
+
+    def _map(self, name: str, value_bytes: int) -> libbpf.Map:
+        fd = libbpf.library().bpf_map__fd(libbpf.find_map(self._object, name))
+        return libbpf.Map(name, libbpf.check(fd, f"map {name}"), value_bytes)
+
+    def program_fd(self, name: str) -> int | None:
+        """The descriptor of a loaded program; None if it was left out."""
+        fd: int = libbpf.library().bpf_program__fd(libbpf.find_program(self._object, name))
+        return fd if fd >= 0 else None
+
+    # -- attaching ---------------------------------------------------------------
+
+    def attach(self, cgroup: str) -> None:
+        """Attach all that knows no link, then find the owners of the sockets that are open."""
+        directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for program in PROGRAMS:
+                fd = self.program_fd(program.name)
+                if fd is None:
+                    continue
+                try:
+                    self._attach(program, fd, directory)
+                except OSError as error:
+                    if program.required:
+                        raise self._refusal(program, error) from error
+                    self.lost.append(Lost(program, error.strerror or str(error)))
+        finally:
+            os.close(directory)
+
+    def _attach(self, program: Program, fd: int, cgroup: int) -> None:
+        match program.hook:
+            case Hook.CGROUP_INGRESS:
+                link = libbpf.link_create(fd, cgroup, libbpf.CGROUP_INET_INGRESS, "cgroup ingress")
+                self._descriptors.append(link)
+            case Hook.CGROUP_SOCK_CREATE:
+                link = libbpf.link_create(fd, cgroup, libbpf.CGROUP_INET_SOCK_CREATE, "cgroup sock_create")
+                self._descriptors.append(link)
+            case Hook.TRACEPOINT:
+                opened = libbpf.library().bpf_raw_tracepoint_open(None, fd)
+                self._descriptors.append(libbpf.check(opened, "tracepoint"))
+            case Hook.ITERATOR:
+                self._run_iterator(fd)
+            case Hook.TC_EGRESS | Hook.TC_INGRESS:
+                pass  # attached to each link
+
+    @staticmethod
+    def _run_iterator(fd: int) -> None:
+        link = libbpf.link_create(fd, 0, libbpf.TRACE_ITER, "iterator")
+        try:
+            iterator = libbpf.check(libbpf.library().bpf_iter_create(link), "iterator")
+            try:
+                while os.read(iterator, 4096):
+                    pass
+            finally:
+                os.close(iterator)
+        finally:
+            os.close(link)
+
+    @staticmethod
+    def _refusal(program: Program, error: OSError) -> EsimbpfError:
+        if error.errno in (errno.EPERM, errno.EACCES):
+            return NotPermitted(
+                f"attaching `{program.name}` is not permitted: {error.strerror}",
+                "run as root; `esimbpf doctor` says what else may be in the way",
+            )
+        return KernelLacks(
+            f"`{program.name}` cannot be attached: {error.strerror}",
+            f"it needs {program.needs}; see esimbpf doctor",
+        )
+
+    def attach_link(self, index: int, ifindex: int, header_len: int) -> None:
+        """Attach to an interface and count it as link number `index`; OSError if it is gone."""
+        self.detach_link(index)
+        egress, ingress = self.program_fd("sent"), self.program_fd("received")
+        assert egress is not None and ingress is not None, "required programs are loaded"
+        self._write_link(index, 0, header_len)
+        opened: list[int] = []
+        try:
+            try:
+                opened.append(libbpf.tcx_create(egress, ifindex, libbpf.TCX_EGRESS, "tcx egress"))
+                opened.append(libbpf.tcx_create(ingress, ifindex, libbpf.TCX_INGRESS, "tcx ingress"))
+                self._link_descriptors[index] = opened
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._attach_filters(index, ifindex, egress, ingress)
+        except OSError:
+            for fd in opened:
+                os.close(fd)
+            self._link_descriptors.pop(index, None)
+            raise
+        self._write_link(index, ifindex, header_len)
+
+    def _attach_filters(self, index: int, ifindex: int, egress: int, ingress: int) -> None:
+        """Attach through clsact, where the kernel has no tcx."""
+        from esimbpf.kernel import clsact
+
+        clsact.attach(ifindex, egress, clsact.Direction.EGRESS)
+        clsact.attach(ifindex, ingress, clsact.Direction.INGRESS)
+        self._filters[index] = ifindex
+
+    def detach_link(self, index: int) -> None:
+        """Stop counting a link; what it counted stays. Harmless if it is not attached."""
+        self._write_link(index, 0, 0)
+        for fd in self._link_descriptors.pop(index, ()):
+            os.close(fd)
+        ifindex = self._filters.pop(index, None)
+        if ifindex is not None:
+            from esimbpf.kernel import clsact
+
+            with contextlib.suppress(OSError):  # the interface may be gone, and the filters with it
+                clsact.detach(ifindex, clsact.Direction.EGRESS)
+                clsact.detach(ifindex, clsact.Direction.INGRESS)
+
+    def _write_link(self, index: int, ifindex: int, header_len: int) -> None:
+        at = abi.LINK_OFFSET + index * abi.LINK_BYTES
+        self._watched[at + 4 : at + 8] = header_len.to_bytes(4, sys.byteorder)
+        self._watched[at : at + 4] = ifindex.to_bytes(4, sys.byteorder)
+
+    def set_namespace(self, cookie: int) -> None:
+        """Name the network namespace of the links; received packets of others' sockets are left out."""
+        self._watched[0:8] = cookie.to_bytes(8, sys.byteorder)

@@ -1,0 +1,235 @@
+"""libbpf.so.1 through ctypes: the calls that are used, and no more.
+
+Errors of libbpf come as OSError with the errno that the call gave.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Callable
+from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_size_t, c_uint32, c_uint64, c_void_p
+from errno import ENOENT
+from functools import cache
+from typing import Any, Final
+
+from esimbpf.errors import KernelLacks
+
+TCX_INGRESS: Final = 46
+TCX_EGRESS: Final = 47
+CGROUP_INET_INGRESS: Final = 0
+CGROUP_INET_SOCK_CREATE: Final = 2
+TRACE_ITER: Final = 28
+
+_LINK_CREATE: Final = 28
+_BEFORE: Final = 1 << 3
+_AFTER: Final = 1 << 4
+
+# The number of bpf(2); asm/unistd.h of each architecture.
+_BPF_SYSCALL: Final = {
+    "x86_64": 321,
+    "aarch64": 280,
+    "riscv64": 280,
+    "loongarch64": 280,
+    "armv7l": 386,
+    "armv8l": 386,
+    "i686": 357,
+    "ppc64le": 361,
+    "s390x": 351,
+}
+
+_PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
+
+
+class TcxAttr(ctypes.Structure):
+    """union bpf_attr of BPF_LINK_CREATE for tcx (include/uapi/linux/bpf.h)."""
+
+    _fields_ = (
+        ("prog_fd", c_uint32),
+        ("target_ifindex", c_uint32),
+        ("attach_type", c_uint32),
+        ("flags", c_uint32),
+        ("relative_fd", c_uint32),
+        ("padding", c_uint32),
+        ("expected_revision", c_uint64),
+    )
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Load libbpf.so.1 and declare the calls; KernelLacks if it is not installed."""
+    try:
+        lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    except OSError as error:
+        raise KernelLacks(
+            f"libbpf.so.1 cannot be loaded: {error}",
+            "install libbpf 1.0 or later (Debian, Ubuntu: apt install libbpf1), or run scripts/setup",
+        ) from error
+    declarations: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        "libbpf_version_string": (c_char_p, ()),
+        "libbpf_set_print": (c_void_p, (c_void_p,)),
+        "libbpf_num_possible_cpus": (c_int, ()),
+        "bpf_object__open_file": (c_void_p, (c_char_p, c_void_p)),
+        "bpf_object__load": (c_int, (c_void_p,)),
+        "bpf_object__close": (None, (c_void_p,)),
+        "bpf_object__find_program_by_name": (c_void_p, (c_void_p, c_char_p)),
+        "bpf_program__set_autoload": (c_int, (c_void_p, ctypes.c_bool)),
+        "bpf_program__fd": (c_int, (c_void_p,)),
+        "bpf_object__find_map_by_name": (c_void_p, (c_void_p, c_char_p)),
+        "bpf_map__set_max_entries": (c_int, (c_void_p, c_uint32)),
+        "bpf_map__fd": (c_int, (c_void_p,)),
+        "bpf_map__initial_value": (c_void_p, (c_void_p, POINTER(c_size_t))),
+        "bpf_map_lookup_elem": (c_int, (c_int, c_void_p, c_void_p)),
+        "bpf_map_update_elem": (c_int, (c_int, c_void_p, c_void_p, c_uint64)),
+        "bpf_map_delete_elem": (c_int, (c_int, c_void_p)),
+        "bpf_map_lookup_batch": (
+            c_int,
+            (c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p),
+        ),
+        "bpf_link_create": (c_int, (c_int, c_int, c_int, c_void_p)),
+        "bpf_iter_create": (c_int, (c_int,)),
+        "bpf_raw_tracepoint_open": (c_int, (c_char_p, c_int)),
+    }
+    for name, (result, arguments) in declarations.items():
+        function = getattr(lib, name)
+        function.restype = result
+        function.argtypes = arguments
+    return lib
+
+
+def version() -> str:
+    """libbpf's version, as in `v1.1`."""
+    text: bytes = library().libbpf_version_string()
+    return text.decode()
+
+
+def check(result: int, what: str) -> int:
+    """Pass on what a call returned; OSError if that is negative."""
+    if result < 0:
+        number = ctypes.get_errno() or -result
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def find_map(loaded: int, name: str) -> int:
+    """The handle of an object's map; OSError if it has none of this name, as an object of another version."""
+    return _found(library().bpf_object__find_map_by_name(loaded, name.encode()), f"map {name}")
+
+
+def find_program(loaded: int, name: str) -> int:
+    """The handle of an object's program; OSError if it has none of this name."""
+    return _found(library().bpf_object__find_program_by_name(loaded, name.encode()), f"program {name}")
+
+
+def _found(handle: int | None, what: str) -> int:
+    if not handle:
+        raise OSError(ENOENT, f"{what} is missing in the compiled programs")
+    return handle
+
+
+class Log:
+    """Collects what libbpf prints, the verifier's words included, instead of stderr."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        libc = ctypes.CDLL(None)
+        buffer = ctypes.create_string_buffer(1 << 16)
+
+        def collect(_level: int, template: bytes, arguments: int) -> int:
+            libc.vsnprintf(buffer, c_size_t(len(buffer)), c_char_p(template), c_void_p(arguments))
+            self.lines.append(buffer.value.decode(errors="replace").rstrip("\n"))
+            return 0
+
+        self._callback = _PRINT(collect)
+
+    def __enter__(self) -> Log:
+        library().libbpf_set_print(ctypes.cast(self._callback, c_void_p))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        library().libbpf_set_print(None)
+
+
+class Map:
+    """A loaded map, by its file descriptor."""
+
+    def __init__(self, name: str, fd: int, value_bytes: int) -> None:
+        self.name = name
+        self.fd = fd
+        self._value = ctypes.create_string_buffer(value_bytes)
+
+    def lookup(self, key: int) -> bytes:
+        """The value of a u32 key; of all CPUs, one after the other, in a per-CPU map."""
+        check(
+            library().bpf_map_lookup_elem(self.fd, byref(c_uint32(key)), self._value),
+            f"map {self.name}, key {key}",
+        )
+        return self._value.raw
+
+    def update(self, key: int, value: bytes) -> None:
+        """Set the value of a u32 key."""
+        check(
+            library().bpf_map_update_elem(self.fd, byref(c_uint32(key)), value, 0),
+            f"map {self.name}, key {key}",
+        )
+
+    def push(self, value: int) -> None:
+        """Push a u32 onto a stack."""
+        check(
+            library().bpf_map_update_elem(self.fd, None, byref(c_uint32(value)), 0),
+            f"map {self.name}",
+        )
+
+    def delete(self, key: bytes) -> bool:
+        """Remove a key; False if it was not there."""
+        result: int = library().bpf_map_delete_elem(self.fd, key)
+        return result == 0
+
+
+class Batch:
+    """Reads the first entries of an array map in one call.
+
+    `stride` is the bytes of a value: of all possible CPUs' values for a per-CPU map, each rounded up to 8.
+    """
+
+    def __init__(self, source: Map, entries: int, stride: int) -> None:
+        self._map = source
+        self._entries = entries
+        self.stride = stride
+        self._keys = (c_uint32 * entries)()
+        self._values = bytearray(entries * stride)
+        self._pointer = (ctypes.c_char * len(self._values)).from_buffer(self._values)
+        self._position = c_uint32()
+
+    def read(self) -> bytearray:
+        """The values, in the order of their keys; the buffer is used again by the next call."""
+        count = c_uint32(self._entries)
+        result: int = library().bpf_map_lookup_batch(
+            self._map.fd, None, byref(self._position), self._keys, self._pointer, byref(count), None
+        )
+        # ENOENT says that the map ended with this batch.
+        if result < 0 and ctypes.get_errno() != ENOENT:
+            check(result, f"map {self._map.name}")
+        return self._values
+
+
+def link_create(program_fd: int, target: int, attach_type: int, what: str) -> int:
+    """Attach a program with a link that ends when its descriptor is closed; gives the descriptor."""
+    return check(library().bpf_link_create(program_fd, target, attach_type, None), what)
+
+
+def tcx_create(program_fd: int, ifindex: int, attach_type: int, what: str) -> int:
+    """Attach to tcx: at ingress before, at egress behind all other programs.
+
+    So what others drop on receiving has been counted, since it crossed the link, and what they drop on
+    sending has not. OSError with EINVAL where the kernel has no tcx (before 6.6). A call of its own, since
+    libbpf before 1.3 cannot say where.
+    """
+    number = _BPF_SYSCALL.get(platform.machine())
+    if number is None:
+        return link_create(program_fd, ifindex, attach_type, what)
+    flags = _BEFORE if attach_type == TCX_INGRESS else _AFTER
+    attr = TcxAttr(program_fd, ifindex, attach_type, flags)
+    syscall: Callable[..., int] = ctypes.CDLL(None, use_errno=True).syscall
+    return check(syscall(c_long(number), c_long(_LINK_CREATE), byref(attr), c_size_t(ctypes.sizeof(attr))), what)

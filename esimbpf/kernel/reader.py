@@ -1,0 +1,220 @@
+"""Reads the maps: what has been counted, and by whom.
+
+Reading never disturbs counting: counters only grow, and nothing is reset.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import time
+from dataclasses import dataclass, replace
+from typing import Final
+
+from esimbpf.kernel import abi
+from esimbpf.kernel.abi import SlotState
+from esimbpf.kernel.engine import Engine
+from esimbpf.kernel.libbpf import Batch
+from esimbpf.kernel.procfs import command_line, executable
+from esimbpf.model import NOTHING, Counters, Process
+from esimbpf.snapshot import FIRST_PROCESS_SLOT, LinkReading, ReservedSlot, Snapshot
+
+_MEMBARRIER: Final = {"x86_64": 324, "i686": 375, "armv7l": 389, "armv8l": 389, "ppc64le": 365, "s390x": 356}
+_MEMBARRIER_ELSEWHERE: Final = 283
+_MEMBARRIER_CMD_GLOBAL: Final = 1
+
+_ROOM: Final = 64
+"""Entries compared at once when looking for changes."""
+
+QUIET_NS: Final = 120 * 10**9
+"""An ended process keeps its slot as long as its orphaned sockets may send: until it has been quiet so long."""
+
+_LOOK_FOR_EXITS_NS: Final = 5 * 10**9
+
+
+def wait_for_packets_under_way() -> None:
+    """Return when every packet that was between two hooks has reached the second.
+
+    Packets are handled in RCU read-side sections, and membarrier(MEMBARRIER_CMD_GLOBAL) waits for the end of
+    all that have begun (kernel/sched/membarrier.c). About 10 ms; no work.
+    """
+    number = _MEMBARRIER.get(platform.machine(), _MEMBARRIER_ELSEWHERE)
+    ctypes.CDLL(None).syscall(ctypes.c_long(number), _MEMBARRIER_CMD_GLOBAL, 0, 0)
+
+
+def _changed(before: memoryview, after: memoryview, stride: int) -> list[int]:
+    """Where entries of `stride` bytes differ; long stretches that do not are passed over with one comparison."""
+    step = _ROOM * stride
+    return [
+        at
+        for start in range(0, len(before), step)
+        if before[start : start + step] != after[start : start + step]
+        for at in range(start, min(start + step, len(before)), stride)
+        if before[at : at + stride] != after[at : at + stride]
+    ]
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the reader remembers of a slot in use."""
+
+    generation: int
+    revision: int
+    process: Process
+
+
+class Reader:
+    """Turns the maps into snapshots, and takes back the slots of ended processes."""
+
+    def __init__(self, engine: Engine, links: int) -> None:
+        self._engine = engine
+        self._blocks_per_link = engine.slots // abi.USAGES_PER_BLOCK
+        self._batch = Batch(engine.usage_blocks, self._blocks_per_link * links, abi.USAGE_BLOCK.size * engine.cpus)
+        self._before = bytes(len(self._batch.read()))
+        self._reserved = [dict.fromkeys(ReservedSlot, NOTHING) for _ in range(links)]
+        self._states = bytes(engine.slots * abi.SLOT.size)
+        self._known: dict[int, _Known] = {}
+        self._exited: dict[int, int] = {}
+        self._retired: list[int] = []
+        self._looked_for_exits_ns = 0
+        self._finds_exits = engine.program_fd("process_exited") is None
+
+    def read(self) -> Snapshot:
+        """Read all counters; what has come in for a link is read first, so that nobody has more than it."""
+        arrived = [self._arrived(link) for link in range(len(self._reserved))]
+        wait_for_packets_under_way()
+        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        wall_ns = time.time_ns()
+        if self._finds_exits:
+            self._look_for_exits(now_ns)
+        # The states are read before the counters: a slot given back later has all its bytes in this reading.
+        states = self._engine.state_memory[:]
+        added = self._added()
+        readings = []
+        for link, reserved in enumerate(self._reserved):
+            for slot in ReservedSlot:
+                reserved[slot] += added[link].pop(slot, NOTHING)
+            readings.append(LinkReading({**reserved, **arrived[link]}, added[link]))
+        active = {slot for reading in readings for slot in reading.processes}
+        exited = self._note_states(states, active, now_ns)
+        snapshot = Snapshot(
+            boottime_ns=now_ns,
+            wall_ns=wall_ns,
+            links=tuple(readings),
+            processes={slot: self._process(slot) for slot in active},
+            exited=exited,
+        )
+        self._take_back(now_ns)
+        return snapshot
+
+    def _arrived(self, link: int) -> dict[ReservedSlot, Counters]:
+        """What came in for a link, by the slots that only the arrival of packets writes."""
+        block = self._engine.usage_blocks.lookup(link * self._blocks_per_link)
+        return {
+            slot: sum(
+                (
+                    Counters(*abi.USAGE.unpack_from(block, at + slot * abi.USAGE.size))
+                    for at in range(0, len(block), abi.USAGE_BLOCK.size)
+                ),
+                start=NOTHING,
+            )
+            for slot in (ReservedSlot.LINK, ReservedSlot.FRAGMENT, ReservedSlot.FRAGMENT_HEADER)
+        }
+
+    def _added(self) -> list[dict[int, Counters]]:
+        """By link and slot, what the last reading did not have yet."""
+        added: list[dict[int, Counters]] = [{} for _ in self._reserved]
+        before, after = memoryview(self._before), bytes(self._batch.read())
+        for at in _changed(before, memoryview(after), abi.USAGE_BLOCK.size):
+            link, block = divmod(at // self._batch.stride, self._blocks_per_link)
+            old = abi.USAGE.iter_unpack(before[at : at + abi.USAGE_BLOCK.size])
+            new = abi.USAGE.iter_unpack(memoryview(after)[at : at + abi.USAGE_BLOCK.size])
+            slots = added[link]
+            for slot, (was, now) in enumerate(zip(old, new, strict=True), block * abi.USAGES_PER_BLOCK):
+                if was != now:
+                    slots[slot] = slots.get(slot, NOTHING) + Counters(*now) - Counters(*was)
+        self._before = after
+        return added
+
+    # -- slots ---------------------------------------------------------------------
+
+    def _note_states(self, states: bytes, active: set[int], now_ns: int) -> tuple[Process, ...]:
+        """Follow which slots' processes have ended, and since when they are quiet; those newly ended."""
+        ended = []
+        for at in _changed(memoryview(self._states), memoryview(states), abi.SLOT.size):
+            slot = at // abi.SLOT.size
+            _generation, state, _revision = abi.SLOT.unpack_from(states, at)
+            if state != SlotState.EXITED:
+                self._exited.pop(slot, None)
+            elif slot not in self._exited:
+                self._exited[slot] = now_ns
+                known = self._known.get(slot)
+                if known:
+                    known.process = replace(known.process, exited=True)
+                    ended.append(known.process)
+        for slot in active & self._exited.keys():
+            self._exited[slot] = now_ns
+        self._states = states
+        return tuple(ended)
+
+    def _process(self, slot: int) -> Process:
+        """Who holds a slot, described anew when it is another or has run another program."""
+        generation, state, revision = abi.SLOT.unpack_from(self._states, slot * abi.SLOT.size)
+        known = self._known.get(slot)
+        if known and known.generation == generation and known.revision == revision:
+            return known.process
+        record = abi.decode_process(self._engine.processes.lookup(slot), state == SlotState.EXITED)
+        process = record.process
+        if not process.exited:
+            if not process.args or record.cut_args:
+                process = replace(process, args=command_line(process.pid, process.start_ns) or process.args)
+            if record.cut_exe:
+                process = replace(process, exe=executable(process.pid, process.start_ns) or process.exe)
+        self._known[slot] = _Known(generation, revision, process)
+        return process
+
+    def _take_back(self, now_ns: int) -> None:
+        """Free the slots of ended processes, in two steps.
+
+        First the generation is raised: sockets that still hold the slot count as unattributed from then on.
+        With the next reading, which has the last bytes counted before, the slot can go to another process.
+        """
+        for slot in self._retired:
+            self._known.pop(slot, None)
+            self._engine.free_slots.push(slot)
+        self._retired = []
+        scarce = bool(self._exited) and self._free() < self._engine.slots // 8
+        for slot, since_ns in list(self._exited.items()):
+            unused = slot not in self._known
+            idle_ns = now_ns - since_ns
+            if unused or idle_ns >= QUIET_NS or (scarce and idle_ns > 0):
+                generation, _state, revision = abi.SLOT.unpack_from(self._states, slot * abi.SLOT.size)
+                freed = abi.SLOT.pack((generation + 1) & 0xFFFFFFFF, SlotState.FREE, revision)
+                self._engine.slot_states.update(slot, freed)
+                del self._exited[slot]
+                self._retired.append(slot)
+
+    def _free(self) -> int:
+        """Slots that a new process can still get."""
+        states = self._states[FIRST_PROCESS_SLOT * abi.SLOT.size : (self._engine.last_slot + 1) * abi.SLOT.size]
+        return sum(state == SlotState.FREE for _generation, state, _revision in abi.SLOT.iter_unpack(states))
+
+    def _look_for_exits(self, now_ns: int) -> None:
+        """Without the tracepoint: slots whose process is no longer in /proc are marked as exited."""
+        if now_ns - self._looked_for_exits_ns < _LOOK_FOR_EXITS_NS:
+            return
+        self._looked_for_exits_ns = now_ns
+        living = {int(name) for name in os.listdir("/proc") if name.isdigit()}
+        states = self._engine.state_memory[:]
+        for slot in range(FIRST_PROCESS_SLOT, self._engine.slots):
+            generation, state, revision = abi.SLOT.unpack_from(states, slot * abi.SLOT.size)
+            if state != SlotState.LIVE:
+                continue
+            process = abi.decode_process(self._engine.processes.lookup(slot), False).process
+            if process.pid in living:
+                continue
+            self._engine.process_slots.delete(abi.PROCESS_KEY.pack(process.start_ns, process.pid, 0))
+            self._engine.slot_states.update(slot, abi.SLOT.pack(generation, SlotState.EXITED, revision))
+
+

@@ -1,0 +1,209 @@
+"""A run of counting: from attached programs to ticks, link by link."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from esimbpf.apps import Rule
+from esimbpf.attribution import LinkTally, Namer
+from esimbpf.difference import Difference
+from esimbpf.errors import NoSuchLink, UsageError
+from esimbpf.kernel.abi import MAX_LINKS
+from esimbpf.kernel.engine import Engine, header_bytes
+from esimbpf.kernel.links import FoundLink, LinkMonitor, follow, list_links
+from esimbpf.kernel.mounts import cgroup2_root
+from esimbpf.kernel.netns import cookie
+from esimbpf.kernel.reader import Reader
+from esimbpf.model import NOTHING, GroupBy, LinkTick, Start, Tick
+from esimbpf.snapshot import FIRST_PROCESS_SLOT, ReservedSlot
+
+__all__ = ["DEFAULT_MAX_PROCESSES", "Session"]
+
+DEFAULT_MAX_PROCESSES: Final = 16384
+
+
+class _Watched:
+    """One link of the run, followed by name: its interface may go, and come back as another."""
+
+    def __init__(self, index: int, found: FoundLink, tally: LinkTally, difference: Difference) -> None:
+        self.index = index
+        self.link = found.link
+        self.present = False
+        self.tally = tally
+        self.difference = difference
+        self.delta = NOTHING
+        self.total = NOTHING
+        self.no_ip = NOTHING
+
+
+class Session:
+    """Counts the traffic of `links` from its making until it is closed.
+
+    What moved before `start.time` is left out. `groupings` are those that `tick` and `view` can give; the first is
+    `tick`'s. `monitor` must have been opened before the links were listed. Raises the errors of the engine.
+    """
+
+    def __init__(
+        self,
+        links: Sequence[FoundLink],
+        monitor: LinkMonitor,
+        interval_s: float,
+        groupings: Sequence[GroupBy],
+        max_processes: int = DEFAULT_MAX_PROCESSES,
+        cgroup: str | None = None,
+        rules: Sequence[Rule] = (),
+    ) -> None:
+        if len(links) > MAX_LINKS:
+            raise UsageError(
+                f"{len(links)} links are more than can be watched at once", f"name at most {MAX_LINKS} of them"
+            )
+        self._by = groupings[0]
+        self._monitor = monitor
+        self._gone: set[int] = set()
+        self._overflow_shown = False
+        with ExitStack() as undo:
+            self._engine = undo.enter_context(Engine(max_processes, len(links)))
+            self._engine.set_namespace(cookie() or 0)
+            self._engine.attach(cgroup2_root(cgroup))
+            sees_forwarding = all(lost.program.name != "forwarded" for lost in self._engine.lost)
+            namer = Namer(rules)
+            self._links = [
+                _Watched(index, found, LinkTally(namer, groupings), Difference(sees_forwarding))
+                for index, found in enumerate(links)
+            ]
+            for watched, found in zip(self._links, links, strict=True):
+                if not self._attach(watched, found):
+                    raise NoSuchLink(f"{found.link.name} has just vanished", "see what is there: esimbpf links")
+            self._reader = Reader(self._engine, len(links))
+            self._undo = undo.pop_all()
+        self._last_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        wall_ns = time.time_ns()
+        self.start = Start(
+            time=_utc(wall_ns),
+            host=socket.gethostname(),
+            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+            boot_time_ns=wall_ns - self._last_ns,
+            engine=self._engine.name,
+            interval_s=interval_s,
+            by=self._by,
+            links=tuple(watched.link for watched in self._links),
+        )
+        self._time = self.start.time
+        self._interval_s = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detach everything; nothing of this run stays in the kernel."""
+        self._undo.close()
+
+    @property
+    def all_gone(self) -> bool:
+        """Whether no link of the run is there any more."""
+        return not any(watched.present for watched in self._links)
+
+    def tick(self, everything: bool = True, final: bool = False) -> Tick:
+        """Measure now: what has been added since the last call.
+
+        Without `everything`, rows that nothing was added to are left out. `final` carries nothing over.
+        """
+        self.follow_links()
+        snapshot = self._reader.read()
+        self._interval_s = (snapshot.boottime_ns - self._last_ns) / 1e9
+        self._last_ns = snapshot.boottime_ns
+        self._time = _utc(snapshot.wall_ns)
+        for watched, reading in zip(self._links, snapshot.links, strict=True):
+            delta = watched.difference.advance(reading, snapshot.boottime_ns, final)
+            watched.tally.add(delta, snapshot.processes, snapshot.exited)
+            watched.delta = delta.total
+            watched.total += watched.delta
+            watched.no_ip = reading.reserved[ReservedSlot.OTHER]
+            if reading.reserved[ReservedSlot.OVERFLOW]:
+                self._overflow_shown = True
+        return self._tick(self._by, everything)
+
+    def view(self, by: GroupBy) -> Tick:
+        """The last interval again, grouped in another way."""
+        self._by = by
+        return self._tick(by, True)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when a link has come, gone or changed: call `follow_links` at once."""
+        return self._monitor.fileno()
+
+    def follow_links(self) -> None:
+        """Bring the links up to date: one that came back is counted on, under its name."""
+        changes = self._monitor.poll()
+        if not changes:
+            return
+        found = list_links()
+        for watched in self._links:
+            now = follow(watched.link, found, changes.gone)
+            if now is None:
+                if watched.present:
+                    self._engine.detach_link(watched.index)
+                    watched.present = False
+            elif watched.present and now.link.ifindex == watched.link.ifindex not in changes.gone:
+                watched.link = now.link
+            else:
+                watched.present = False
+                self._attach(watched, now)
+
+    def _attach(self, watched: _Watched, found: FoundLink) -> bool:
+        """Count this interface as the watched link; False if it is gone again."""
+        try:
+            self._engine.attach_link(watched.index, found.link.ifindex, header_bytes(found.device_type))
+        except OSError:
+            return False
+        watched.link = found.link
+        watched.present = True
+        return True
+
+    def _tick(self, by: GroupBy, everything: bool) -> Tick:
+        return Tick(
+            time=self._time,
+            interval_s=self._interval_s,
+            links=tuple(
+                LinkTick(
+                    link=watched.link,
+                    present=watched.present,
+                    rows=watched.tally.rows(by, everything),
+                    delta=watched.delta,
+                    total=watched.total,
+                    other=watched.no_ip,
+                )
+                for watched in self._links
+            ),
+            warnings=self._warnings(),
+        )
+
+    def _warnings(self) -> tuple[str, ...]:
+        warnings = [f"without `{lost.program.name}` ({lost.reason}): {lost.program.lost}" for lost in self._engine.lost]
+        if self._overflow_shown:
+            warnings.append(
+                f"more processes than {self._engine.last_slot + 1 - FIRST_PROCESS_SLOT} have used the network at once: what the "
+                "others moved is counted under `overflow`; raise --max-processes"
+            )
+        warnings += [
+            f"{watched.link.name} is gone; it is counted on when it comes back"
+            for watched in self._links
+            if not watched.present
+        ]
+        return tuple(warnings)
+
+
+def _utc(epoch_ns: int) -> datetime:
+    return datetime.fromtimestamp(epoch_ns // 1000 / 1e6, UTC)

@@ -1,0 +1,54 @@
+"""What one reading of the maps says, before anything is concluded from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from esimbpf.model import Counters, Process
+
+__all__ = ["FIRST_PROCESS_SLOT", "LinkReading", "ReservedSlot", "Snapshot"]
+
+
+class ReservedSlot(IntEnum):
+    """The slots of a link that no process holds: enum reserved_slot of bpf/abi.h, where each is explained."""
+
+    KERNEL = 0
+    FORWARDED = 1
+    UNATTRIBUTED = 2
+    OVERFLOW = 3
+    LINK = 4
+    OTHER = 5
+    FRAGMENT = 6
+    FRAGMENT_HEADER = 7
+    REASSEMBLED = 8
+    FORWARDED_FRAGMENT = 9
+
+
+FIRST_PROCESS_SLOT: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class LinkReading:
+    """One link's counters."""
+
+    reserved: Mapping[ReservedSlot, Counters]
+    """Since counting began."""
+    processes: Mapping[int, Counters]
+    """By slot, what has been added since the reading before; slots with nothing are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One reading of all links."""
+
+    boottime_ns: int
+    wall_ns: int
+    """Nanoseconds since the Unix epoch, at the same moment."""
+    links: tuple[LinkReading, ...]
+    processes: Mapping[int, Process]
+    """Who holds the slots that have added something."""
+    exited: tuple[Process, ...]
+    """Processes that have ended since the reading before."""
