@@ -1,0 +1,53 @@
+"""The commands and the options before them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from esimbpf import __version__
+from esimbpf.cli.options import Common, EngineName
+from esimbpf.cli.watch import watch
+
+app = typer.Typer(
+    name="esimbpf",
+    help="Who used my data? Counts, in the kernel, what every process moves over a cellular link.",
+    epilog="With no LINK, every cellular link found is counted. Try it without a modem: sudo esimbpf demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"esimbpf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    context: typer.Context,
+    netns: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Work in this network namespace (a name of `ip netns`, or a path)."),
+    ] = None,
+    engine: Annotated[EngineName, typer.Option(help="How the programs get into the kernel.")] = EngineName.AUTO,
+    cgroup: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Attribute only processes below this cgroup v2 directory."),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """Remember the options that stand before the command."""
+    context.obj = Common(netns, engine, cgroup)
+    if netns is not None:
+        from esimbpf.kernel.netns import enter
+
+        enter(netns)
+
+
+app.command()(watch)

@@ -1,0 +1,110 @@
+"""Options that several commands share, and how a command gets its session from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from esimbpf.errors import UsageError
+from esimbpf.model import GroupBy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from esimbpf.session import Session
+
+SHORTEST_INTERVAL_S: Final = 0.1
+LONGEST_INTERVAL_S: Final = 3600.0
+FEWEST_PROCESSES: Final = 1
+MOST_PROCESSES: Final = 1_000_000
+
+
+class EngineName(StrEnum):
+    """How the programs get into the kernel."""
+
+    AUTO = "auto"
+    LIBBPF = "libbpf"
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """The options that stand before the command."""
+
+    netns: str | None
+    engine: EngineName
+    cgroup: str | None
+
+
+Links = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[LINK]…", help="Interfaces to count, by name. Without any: every cellular link found.", show_default=False
+    ),
+]
+By = Annotated[GroupBy, typer.Option("--by", help="What a row stands for.")]
+Interval = Annotated[
+    float,
+    typer.Option(
+        "--interval",
+        metavar="S",
+        help=f"Seconds between two readings, {SHORTEST_INTERVAL_S:g} to {LONGEST_INTERVAL_S:g}.",
+    ),
+]
+MaxProcesses = Annotated[
+    int,
+    typer.Option(
+        "--max-processes",
+        metavar="N",
+        help="Processes with sockets that can be told apart at once; what more there are count under `overflow`. "
+        "Each takes about 1 kB of kernel memory.",
+    ),
+]
+
+
+def checked_interval(interval_s: float) -> float:
+    """The interval, in seconds; UsageError if it makes no sense."""
+    if not math.isfinite(interval_s) or not SHORTEST_INTERVAL_S <= interval_s <= LONGEST_INTERVAL_S:
+        raise UsageError(
+            f"--interval {interval_s:g} is not between {SHORTEST_INTERVAL_S:g} and {LONGEST_INTERVAL_S:g} seconds",
+            "for example: --interval 1, --interval 0.5, --interval 60",
+        )
+    return interval_s
+
+
+def checked_max_processes(number: int) -> int:
+    """The number of processes; UsageError if it makes no sense."""
+    if not FEWEST_PROCESSES <= number <= MOST_PROCESSES:
+        raise UsageError(
+            f"--max-processes {number} is not between {FEWEST_PROCESSES} and {MOST_PROCESSES}",
+            "the default, 16384, takes about 16 MB of kernel memory",
+        )
+    return number
+
+
+def open_session(
+    common: Common, names: Sequence[str], interval_s: float, groupings: Sequence[GroupBy], max_processes: int
+) -> AbstractContextManager[Session]:
+    """Find the links, attach, and begin to count; all is detached when the `with` ends."""
+    checked_interval(interval_s)
+    checked_max_processes(max_processes)
+    return _session(common, names, interval_s, groupings, max_processes)
+
+
+@contextmanager
+def _session(
+    common: Common, names: Sequence[str], interval_s: float, groupings: Sequence[GroupBy], max_processes: int
+) -> Iterator[Session]:
+    from esimbpf.kernel.links import LinkMonitor, choose, list_links
+    from esimbpf.session import Session
+
+    with LinkMonitor() as monitor:
+        chosen = choose(names, list_links())
+        with Session(chosen, monitor, interval_s, groupings, max_processes, common.cgroup) as session:
+            yield session
+
