@@ -1,0 +1,446 @@
+"""The interfaces of this network namespace: listing them, choosing among them, watching them come and go.
+
+    LinkMonitor()          opened first, so that no change is missed
+    found = list_links()
+    chosen = choose(names, found)
+    …
+    each tick: if changes := monitor.poll(): found = list_links(); where is each: follow(link, found, changes.gone)
+
+A listing takes under a millisecond for a few interfaces, a poll 20 µs.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from esimbpf.cellular import Certainty, Facts, judge
+from esimbpf.errors import CannotError, NoSuchLink, UsageError
+from esimbpf.kernel import netns
+from esimbpf.kernel.abi import MAX_LINKS
+from esimbpf.kernel.rtnetlink import Message, Rtnetlink, attribute, attribute_list, attributes, text, u32
+from esimbpf.model import Link
+from esimbpf.text import printable
+
+__all__ = ["Changes", "FoundLink", "LinkMonitor", "cellular_links", "choose", "follow", "list_links"]
+
+# linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/if.h
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
+_RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
+_RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK = 1, 3, 4, 5
+_IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID = 16, 18, 29, 37
+_IFLA_PROP_LIST, _IFLA_ALT_IFNAME = 52, 53
+_IFLA_INFO_KIND = 1
+_RTEXT_FILTER_SKIP_STATS = 1 << 3
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IFA_F_DEPRECATED = 0x20
+_IFF_UP = 0x1
+
+_IFINFOMSG = struct.Struct("=BxHiII")  # family, ARPHRD type, index, flags, change
+_IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+
+# RFC 2863's states as linux/if.h numbers them.
+_OPERSTATES = ("unknown", "not present", "down", "lower layer down", "testing", "dormant", "up")
+
+# linux/if_arp.h
+_DEVICE_TYPES = {
+    1: "ethernet",
+    32: "infiniband",
+    512: "ppp",
+    519: "rawip",
+    768: "ipip",
+    769: "ip6tnl",
+    772: "loopback",
+    776: "sit",
+    778: "gre",
+    823: "ip6gre",
+    65534: "none",
+}
+_ARPHRD_LOOPBACK = 772
+
+_SHOWN_CANDIDATES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class FoundLink:
+    """An interface, and what is known about its being cellular."""
+
+    link: Link
+    device_type: int
+    """The kernel's ARPHRD_* (1 Ethernet, 519 raw IP, 65534 none, …): whether frames have a link-layer header."""
+    certainty: Certainty
+    evidence: tuple[str, ...] = ()
+    note: str = ""
+    driver: str = ""
+    mtu: int = 0
+    operstate: str = "unknown"
+    """RFC 2863's operational state; many modem drivers leave it unknown while the link works."""
+    altnames: tuple[str, ...] = ()
+    lower: str = ""
+    """The name of the link that carries this one's packets as well; empty if there is none."""
+    uppers: tuple[str, ...] = ()
+    """The names of the links whose packets this one carries as well."""
+    countable: bool = True
+    """False if it carries no IP packets of its own, only its uppers'."""
+
+    @property
+    def cellular(self) -> bool:
+        """Whether there is evidence, a weak one included, that it is cellular."""
+        return self.certainty is not Certainty.NO
+
+    @property
+    def state(self) -> str:
+        """`up`, `down`, or what keeps an interface that was brought up from working."""
+        if not self.link.up:
+            return "down"
+        return {"unknown": "up", "down": "no carrier"}.get(self.operstate, self.operstate)
+
+
+@dataclass(frozen=True, slots=True)
+class _Interface:
+    """What rtnetlink says about one interface."""
+
+    ifindex: int
+    name: bytes
+    altnames: tuple[bytes, ...]
+    device_type: int
+    address: bytes
+    kind: str
+    up: bool
+    operstate: str
+    mtu: int
+    below: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Ancestry:
+    """What sysfs says about one interface."""
+
+    devtype: str = ""
+    driver: str = ""
+    below: int = 0
+
+
+def list_links() -> tuple[FoundLink, ...]:
+    """All interfaces of this network namespace, by ifindex; needs no privilege. Raises CannotError."""
+    request = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute(
+        _IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS)
+    )
+    try:
+        with Rtnetlink() as netlink:
+            link_messages = netlink.dump(_RTM_GETLINK, request)
+            address_messages = netlink.dump(_RTM_GETADDR, _IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+    except OSError as error:
+        raise CannotError(
+            f"cannot list the network interfaces: {error.strerror}",
+            "check that AF_NETLINK sockets are not forbidden here",
+        ) from error
+    interfaces = _interfaces(link_messages)
+    with netns.sysfs_net() as (directory, certain):
+        ancestries = {i.ifindex: _ancestry(directory, certain, i) for i in interfaces if _has_hardware(i)}
+    return _found(interfaces, ancestries, _addresses(address_messages))
+
+
+def _interfaces(listed: Iterable[Message]) -> tuple[_Interface, ...]:
+    found = []
+    for message in listed:
+        if message.type != _RTM_NEWLINK or len(message.body) < _IFINFOMSG.size:
+            continue
+        _family, device_type, ifindex, flags, _change = _IFINFOMSG.unpack_from(message.body)
+        given = attributes(message.body[_IFINFOMSG.size :])
+        properties = attribute_list(given.get(_IFLA_PROP_LIST, b""))
+        operstate = given.get(_IFLA_OPERSTATE, b"\0")[0]
+        found.append(
+            _Interface(
+                ifindex=ifindex,
+                name=text(given.get(_IFLA_IFNAME)),
+                altnames=tuple(text(value) for kind, value in properties if kind == _IFLA_ALT_IFNAME),
+                device_type=device_type,
+                address=given.get(_IFLA_ADDRESS, b""),
+                kind=printable(text(attributes(given.get(_IFLA_LINKINFO, b"")).get(_IFLA_INFO_KIND))),
+                up=bool(flags & _IFF_UP),
+                operstate=_OPERSTATES[operstate] if operstate < len(_OPERSTATES) else "unknown",
+                mtu=u32(given.get(_IFLA_MTU)),
+                # With a namespace's id, the index is one of another namespace.
+                below=0 if _IFLA_LINK_NETNSID in given else u32(given.get(_IFLA_LINK)),
+            )
+        )
+    return tuple(sorted(found, key=lambda interface: interface.ifindex))
+
+
+def _addresses(listed: Iterable[Message]) -> dict[int, tuple[str, ...]]:
+    """Addresses by ifindex: IPv4 first, wide scopes before narrow ones, deprecated ones last."""
+    found: dict[int, list[tuple[bool, int, int, str]]] = {}
+    for message in listed:
+        if message.type != _RTM_NEWADDR or len(message.body) < _IFADDRMSG.size:
+            continue
+        family, _prefix, flags, scope, ifindex = _IFADDRMSG.unpack_from(message.body)
+        given = attributes(message.body[_IFADDRMSG.size :])
+        # On a point-to-point link IFA_ADDRESS is the peer's.
+        packed = given.get(_IFA_LOCAL, given.get(_IFA_ADDRESS, b""))
+        with suppress(ValueError, OSError):  # a family or length that is no IP address
+            shown = socket.inet_ntop(family, packed)
+            found.setdefault(ifindex, []).append((bool(flags & _IFA_F_DEPRECATED), family, scope, shown))
+    return {
+        ifindex: tuple(shown for *_, shown in sorted(entries, key=lambda entry: entry[:3]))
+        for ifindex, entries in found.items()
+    }
+
+
+def _has_hardware(interface: _Interface) -> bool:
+    """Whether sysfs may know more: software devices say by their kind what they are."""
+    return interface.kind in ("", "wwan", "rmnet") and interface.device_type != _ARPHRD_LOOPBACK
+
+
+def _ancestry(directory: str, certain: bool, interface: _Interface) -> _Ancestry:
+    """What sysfs says about an interface; nothing if it is not sure to be the same interface."""
+    own = os.path.join(directory, os.fsdecode(interface.name))
+    uevent = dict(line.partition("=")[::2] for line in _read(own, "uevent").splitlines())
+    if uevent.get("IFINDEX") != str(interface.ifindex):
+        return _Ancestry()
+    if not certain and (
+        _read(own, "address").strip() != interface.address.hex(":")
+        or _read(own, "type").strip() != str(interface.device_type)
+    ):
+        return _Ancestry()
+    return _Ancestry(
+        devtype=printable(uevent.get("DEVTYPE", "")), driver=printable(_driver(own)), below=_below(own, directory)
+    )
+
+
+def _driver(own: str) -> str:
+    """The driver of the nearest device above that has one.
+
+    A wwan interface hangs below a wwan device, and that below the modem's PCI device: three steps up.
+    The kernel resolves `..` after the link `device`, so the steps go up the device tree.
+    """
+    for steps in range(4):
+        with suppress(OSError):
+            return os.path.basename(os.readlink(os.path.join(own, "device", *[".."] * steps, "driver")))
+    return ""
+
+
+def _below(own: str, directory: str) -> int:
+    """The ifindex of the interface that it stands upon, where netlink does not tell (qmimux and its like)."""
+    parent = _read(own, "device/ifindex").strip()
+    if parent.isdecimal():
+        return int(parent)
+    with suppress(OSError):
+        for entry in os.listdir(own):
+            if entry.startswith("lower_"):
+                lower = _read(os.path.join(directory, entry.removeprefix("lower_")), "ifindex").strip()
+                return int(lower) if lower.isdecimal() else 0
+    return 0
+
+
+def _read(directory: str, name: str) -> str:
+    """A small file of sysfs; empty where it is absent or the interface has just gone."""
+    with suppress(OSError), open(os.path.join(directory, name), encoding="utf-8", errors="surrogateescape") as file:
+        return file.read()
+    return ""
+
+
+def _found(
+    interfaces: Sequence[_Interface], ancestries: dict[int, _Ancestry], addresses: dict[int, tuple[str, ...]]
+) -> tuple[FoundLink, ...]:
+    facts = []
+    for interface in interfaces:
+        ancestry = ancestries.get(interface.ifindex, _Ancestry())
+        facts.append(
+            Facts(
+                ifindex=interface.ifindex,
+                name=printable(interface.name),
+                kind=interface.kind,
+                devtype=ancestry.devtype,
+                driver=ancestry.driver,
+                mtu=interface.mtu,
+                below=interface.below or ancestry.below,
+            )
+        )
+    verdicts = judge(facts)
+    names = {fact.ifindex: fact.name for fact in facts}
+    found = []
+    for interface, fact in zip(interfaces, facts, strict=True):
+        verdict = verdicts[interface.ifindex]
+        device_type = _DEVICE_TYPES.get(interface.device_type, f"type {interface.device_type}")
+        found.append(
+            FoundLink(
+                link=Link(
+                    name=fact.name,
+                    ifindex=interface.ifindex,
+                    kind=fact.kind or fact.devtype or device_type,
+                    addresses=addresses.get(interface.ifindex, ()),
+                    up=interface.up,
+                ),
+                device_type=interface.device_type,
+                certainty=verdict.cellular,
+                evidence=verdict.evidence,
+                note=verdict.note,
+                driver=fact.driver,
+                mtu=interface.mtu,
+                operstate=interface.operstate,
+                altnames=tuple(map(printable, interface.altnames)),
+                lower=names.get(verdict.lower, ""),
+                uppers=tuple(names[other] for other, v in verdicts.items() if v.lower == interface.ifindex),
+                countable=verdict.countable,
+            )
+        )
+    return tuple(found)
+
+
+def cellular_links(found: Sequence[FoundLink]) -> tuple[FoundLink, ...]:
+    """The links that are counted when none is named.
+
+    Those that are surely cellular or, only where there is none such, the weakly evident ones. Never one that
+    carries only other links' packets, nor the lower device of a cellular link: it would count twice. (What an
+    MBIM modem moves untagged beside its VLAN sessions is then not counted; name the lower device for that.)
+    Of more than can be watched, as on a phone with rmnet_data0 to 10, only those that are up.
+    """
+    carried = {link.lower for link in found if link.cellular}
+    eligible = [link for link in found if link.cellular and link.countable and link.link.name not in carried]
+    sure = [link for link in eligible if link.certainty is Certainty.YES]
+    counted = sure or eligible
+    if len(counted) > MAX_LINKS:
+        counted = [link for link in counted if link.link.up] or counted
+    return tuple(counted)
+
+
+def choose(names: Sequence[str], found: Sequence[FoundLink]) -> tuple[FoundLink, ...]:
+    """The links that are named, by name or alternative name, once each; with no names, `cellular_links`.
+
+    A link that is down is chosen as it is, and so is loopback when named (each of its packets is both sent and
+    received). Raises NoSuchLink; UsageError for a link together with the one that carries its packets as well.
+    """
+    if not names:
+        chosen = cellular_links(found)
+        if not chosen:
+            raise _none_cellular(found)
+        return chosen
+    by_name = {alternative: link for link in found for alternative in link.altnames}
+    by_name |= {link.link.name: link for link in found}
+    chosen_by_name: dict[str, FoundLink] = {}
+    for name in names:
+        link = by_name.get(printable(name)) or by_name.get(name)
+        if link is None:
+            raise NoSuchLink(f"there is no link named {printable(name) or repr(name)}", _how_to_choose(found))
+        chosen_by_name[link.link.name] = link
+    for link in chosen_by_name.values():
+        lower = link.lower
+        while lower:
+            if lower in chosen_by_name:
+                upper = link.link.name
+                raise UsageError(
+                    f"{lower} carries the packets of {upper} too: together they would be counted twice",
+                    f"name either {upper} or {lower}",
+                )
+            lower = by_name[lower].lower if lower in by_name else ""
+    return tuple(chosen_by_name.values())
+
+
+def _none_cellular(found: Sequence[FoundLink]) -> NoSuchLink:
+    carriers = [link.link.name for link in found if link.cellular and not link.countable]
+    if carriers:
+        return NoSuchLink(
+            f"the modem is not connected: {carriers[0]} only carries links that are not there yet",
+            "connect first (ModemManager: mmcli -m any --simple-connect=apn=…); esimbpf links shows what is there",
+        )
+    return NoSuchLink("no cellular link found", _how_to_choose(found))
+
+
+def _how_to_choose(found: Sequence[FoundLink]) -> str:
+    """Names the candidates, the likeliest first."""
+    ranked = sorted(
+        (link for link in found if link.device_type != _ARPHRD_LOOPBACK and link.countable),
+        key=lambda link: (not link.cellular, not link.note, not link.link.up, not link.link.addresses),
+    )
+    if not ranked:
+        return "there is no interface here but loopback; to see it work, try: esimbpf demo"
+    listed = ", ".join(f"{link.link.name} ({link.link.kind}, {link.state})" for link in ranked[:_SHOWN_CANDIDATES])
+    more = f" and {len(ranked) - _SHOWN_CANDIDATES} more" if len(ranked) > _SHOWN_CANDIDATES else ""
+    return f"interfaces here: {listed}{more}; name one, as in: esimbpf top {ranked[0].link.name}; or try: esimbpf demo"
+
+
+def follow(link: Link, found: Sequence[FoundLink], gone: frozenset[int] = frozenset()) -> FoundLink | None:
+    """Where a link is now: the same device, renamed or not, else a new one of its name; None while it is away.
+
+    `gone` holds the ifindexes that vanished since `link` was seen: a device that has the same index now is a
+    new one, which matters to whoever attached something to the old one.
+    """
+    if link.ifindex not in gone:
+        for candidate in found:
+            if candidate.link.ifindex == link.ifindex:
+                return candidate
+    for candidate in found:
+        if candidate.link.name == link.name:
+            return candidate
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What happened to the links and their addresses since the last look; false if nothing did."""
+
+    seen: bool = False
+    gone: frozenset[int] = frozenset()
+    """The ifindexes of links that vanished, even if they are there again."""
+    lost: bool = False
+    """Too much happened: some of it was lost, and `gone` is incomplete."""
+
+    def __bool__(self) -> bool:
+        return self.seen or self.lost
+
+
+class LinkMonitor:
+    """A subscription to the comings, goings and changes of this network namespace's links and addresses.
+
+    What happens after it was opened is never missed: open it before the first `list_links`. Raises CannotError.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._netlink = Rtnetlink(_RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR)
+        except OSError as error:
+            raise CannotError(
+                f"cannot watch the network interfaces: {error.strerror}",
+                "check that AF_NETLINK sockets are not forbidden here",
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the subscription; twice is harmless."""
+        self._netlink.close()
+
+    def fileno(self) -> int:
+        """The descriptor, readable when something happened."""
+        return self._netlink.fileno()
+
+    def poll(self) -> Changes:
+        """What happened since the last call, without waiting."""
+        arrived, lost = self._netlink.received()
+        gone = set()
+        seen = False
+        for message in arrived:
+            if message.type in (_RTM_NEWADDR, _RTM_DELADDR):
+                seen = True
+            elif message.type in (_RTM_NEWLINK, _RTM_DELLINK) and len(message.body) >= _IFINFOMSG.size:
+                family, _type, ifindex, _flags, _change = _IFINFOMSG.unpack_from(message.body)
+                # With AF_BRIDGE it is a bridge's port that came or went, not the interface.
+                if family == socket.AF_UNSPEC:
+                    seen = True
+                    if message.type == _RTM_DELLINK:
+                        gone.add(ifindex)
+        return Changes(seen, frozenset(gone), lost)
