@@ -4,9 +4,9 @@
     found = list_links()
     chosen = choose(names, found)
     …
-    each tick: if changes := monitor.poll(): found = list_links(); where is each: follow(link, found, changes.gone)
+    each tick: changes = monitor.poll(); if changes.concerns(link): link is at follow(link, list_links(), changes.gone)
 
-A listing takes under a millisecond for a few interfaces, a poll 20 µs.
+A listing takes 1 ms, of 500 interfaces 17 ms; a poll 2 µs.
 """
 
 from __future__ import annotations
@@ -387,14 +387,21 @@ def follow(link: Link, found: Sequence[FoundLink], gone: frozenset[int] = frozen
 class Changes:
     """What happened to the links and their addresses since the last look; false if nothing did."""
 
-    seen: bool = False
+    touched: frozenset[int] = frozenset()
+    """The ifindexes of all links that came, went or changed."""
+    names: frozenset[str] = frozenset()
+    """The names that links which came or changed have now."""
     gone: frozenset[int] = frozenset()
     """The ifindexes of links that vanished, even if they are there again."""
     lost: bool = False
-    """Too much happened: some of it was lost, and `gone` is incomplete."""
+    """Too much happened: some of it was lost, and the sets are incomplete."""
 
     def __bool__(self) -> bool:
-        return self.seen or self.lost
+        return bool(self.touched) or self.lost
+
+    def concerns(self, link: Link) -> bool:
+        """Whether this link may be another than it was: no need to list all anew where containers come and go."""
+        return self.lost or link.ifindex in self.touched or link.name in self.names
 
 
 class LinkMonitor:
@@ -431,16 +438,19 @@ class LinkMonitor:
     def poll(self) -> Changes:
         """What happened since the last call, without waiting."""
         arrived, lost = self._netlink.received()
-        gone = set()
-        seen = False
+        touched: set[int] = set()
+        names: set[str] = set()
+        gone: set[int] = set()
         for message in arrived:
-            if message.type in (_RTM_NEWADDR, _RTM_DELADDR):
-                seen = True
+            if message.type in (_RTM_NEWADDR, _RTM_DELADDR) and len(message.body) >= _IFADDRMSG.size:
+                touched.add(_IFADDRMSG.unpack_from(message.body)[-1])
             elif message.type in (_RTM_NEWLINK, _RTM_DELLINK) and len(message.body) >= _IFINFOMSG.size:
                 family, _type, ifindex, _flags, _change = _IFINFOMSG.unpack_from(message.body)
-                # With AF_BRIDGE it is a bridge's port that came or went, not the interface.
-                if family == socket.AF_UNSPEC:
-                    seen = True
-                    if message.type == _RTM_DELLINK:
-                        gone.add(ifindex)
-        return Changes(seen, frozenset(gone), lost)
+                if family != socket.AF_UNSPEC:
+                    continue  # AF_BRIDGE: a port that left its bridge, not an interface that is gone
+                touched.add(ifindex)
+                if message.type == _RTM_DELLINK:
+                    gone.add(ifindex)
+                else:
+                    names.add(printable(text(attributes(message.body[_IFINFOMSG.size :]).get(_IFLA_IFNAME))))
+        return Changes(frozenset(touched), frozenset(names), frozenset(gone), lost)

@@ -21,6 +21,7 @@ from esimbpf.errors import CannotError, EsimbpfError, NoSuchLink, NotPermitted, 
 from esimbpf.kernel import clsact, netns
 from esimbpf.kernel.clsact import Direction
 from esimbpf.kernel.links import Changes, FoundLink, LinkMonitor, cellular_links, choose, follow, list_links
+from esimbpf.model import Link
 
 Result = TypeVar("Result")
 
@@ -356,7 +357,8 @@ def test_a_change_of_state_or_address_is_seen(namespace: Namespace, change: str)
 
     before, after = namespace.inside(look)
     assert not before
-    assert after == Changes(seen=True)
+    assert after
+    assert (after.gone, after.lost) == (frozenset(), False)
 
 
 def test_a_link_that_moves_to_another_namespace_is_gone(namespace: Namespace) -> None:
@@ -376,19 +378,42 @@ def test_a_link_that_moves_to_another_namespace_is_gone(namespace: Namespace) ->
 
 
 def test_a_port_that_leaves_a_bridge_is_not_gone(namespace: Namespace) -> None:
-    def look() -> Changes:
+    def look() -> tuple[bool, bool]:
         ip("link add wwan0 type veth peer name tower")
         ip("link add br0 type bridge")
         ip("link set wwan0 master br0")
         with LinkMonitor() as monitor:
             ip("link set wwan0 nomaster")
-            return changes_within(monitor)
+            changes = changes_within(monitor)
+            return changes.concerns(by_name()["wwan0"].link), bool(changes.gone)
 
-    assert namespace.inside(look) == Changes(seen=True)
+    assert namespace.inside(look) == (True, False)
+
+
+def test_a_watched_link_is_told_from_others_that_come_and_go(namespace: Namespace) -> None:
+    def look() -> list[bool]:
+        ip("link add wwan0 type veth peer name tower")
+        concerned = []
+        with LinkMonitor() as monitor:
+            link = by_name()["wwan0"].link
+            for change in (
+                "link add container0 type veth peer name container1",
+                "addr add 10.0.0.1/24 dev container0",
+                "link del container0",
+                "addr add 10.0.0.1/24 dev wwan0",
+                "link del wwan0",
+                "link add other type veth peer name tower",
+                "link set other name wwan0",
+            ):
+                ip(change)
+                concerned.append(changes_within(monitor).concerns(link))
+        return concerned
+
+    assert namespace.inside(look) == [False, False, False, True, True, False, True]
 
 
 def test_after_too_many_changes_the_loss_is_told_and_the_watch_goes_on(namespace: Namespace) -> None:
-    def look() -> tuple[bool, Changes, Changes]:
+    def look() -> tuple[Changes, Changes, Changes]:
         ip("link add wwan0 type veth peer name tower")
         with LinkMonitor() as monitor:
             batch = "".join(f"link set wwan0 mtu {1300 + n % 100}\n" for n in range(2000))
@@ -396,12 +421,14 @@ def test_after_too_many_changes_the_loss_is_told_and_the_watch_goes_on(namespace
             flooded = monitor.poll()
             quiet = monitor.poll()
             ip("link set wwan0 up")
-            return flooded.lost, quiet, changes_within(monitor)
+            return flooded, quiet, changes_within(monitor)
 
-    lost, quiet, after = namespace.inside(look)
-    assert lost
+    flooded, quiet, after = namespace.inside(look)
+    assert flooded.lost
+    assert flooded.concerns(Link("any", 9, "veth"))
     assert not quiet
-    assert after == Changes(seen=True)
+    assert after
+    assert not after.lost
 
 
 # --- tc filters
