@@ -67,7 +67,8 @@ enum slot_state {
  */
 struct slot {
 	__u32 generation;	/* written by the reader alone */
-	__u16 state;		/* enum slot_state; written by the kernel, set free by the reader */
+	__u8 state;		/* enum slot_state; written by the kernel, set free by the reader */
+	__u8 shares;		/* the process may have shared sockets: it has forked, or could have passed some */
 	__u16 revision;		/* raised when the process's record has changed (exec) */
 };
 _Static_assert(sizeof(struct slot) == 8, "struct slot");
@@ -76,6 +77,8 @@ enum owner_flags {
 	OWNER_SHARED_DELIVERY = 1 << 0, /* raw, ICMP: one packet may reach several such sockets */
 	OWNER_DATAGRAM = 1 << 1,	/* the same, for multicast and broadcast */
 	OWNER_PACKET = 1 << 2,		/* AF_PACKET: what it sends may be no sound IP packet */
+	OWNER_EXCLUSIVE = 1 << 3,	/* nobody but its owner has ever used it, and he has */
+	OWNER_SHARED = 1 << 4,		/* several processes have used it */
 };
 
 /* Socket storage: whose bytes the socket's packets are. */
@@ -146,10 +149,12 @@ struct watched_links {
 _Static_assert(sizeof(struct watched_links) == 8 + 16 * MAX_LINKS, "struct watched_links");
 
 /* Set before loading: constant to the verifier, which drops what it rules out. */
-struct sizes {
+struct settings {
 	__u32 slots_per_link;
 	__u32 links;
+	__u32 sees_forks;	/* process_forked is loaded: OWNER_EXCLUSIVE can be relied upon */
+	__u32 padding;
 };
-_Static_assert(sizeof(struct sizes) == 8, "struct sizes");
+_Static_assert(sizeof(struct settings) == 16, "struct settings");
 
 #endif

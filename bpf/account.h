@@ -271,6 +271,24 @@ static __noinline __u32 unowned_sender(struct __sk_buff *skb)
 	return owner->slot;
 }
 
+/*
+ * The kernel has added up what the segments' headers come to, the link layer's
+ * included (qdisc_pkt_len_init() in net/core/dev.c).
+ */
+static __always_inline struct weight weigh_sent(struct __sk_buff *skb, __u32 offset)
+{
+	struct weight weight = { .packets = skb->gso_segs };
+
+	if (!weight.packets) {
+		weight = frame_weight(skb, offset);
+		if (skb->gso_size)
+			weigh_segments(skb, offset, &weight);
+	} else {
+		weight.bytes = skb->wire_len - weight.packets * offset;
+	}
+	return weight;
+}
+
 static __always_inline int packet_sent(struct __sk_buff *skb)
 {
 	__u32 link = link_find(skb->ifindex), offset, slot;
@@ -290,29 +308,22 @@ static __always_inline int packet_sent(struct __sk_buff *skb)
 		offset = behind;
 	}
 
-	weight = frame_weight(skb, offset);
-	if (skb->gso_size) {
-		if (skb->gso_segs) {
-			/* The kernel has added up the headers (qdisc_pkt_len_init), link layer's too. */
-			weight.packets = skb->gso_segs;
-			weight.bytes = skb->wire_len - weight.packets * offset;
-		} else {
-			weigh_segments(skb, offset, &weight);
-		}
-	}
-
+	weight = weigh_sent(skb, offset);
 	socket = skb->sk;
 	if (socket)
 		owner = owner_get(socket);
 	if (!owner) {
 		slot = unowned_sender(skb);
 	} else {
-		if (owner->tgid != current_tgid())
-			claim_sender(skb, owner);
-		if (owner->flags & OWNER_PACKET)
-			weight.bytes = ip_length(skb, offset, weight.bytes);
 		slot = owner->slot;
 		state = slot_at(slot);
+		if (state && may_be_shared(owner, state)) {
+			claim_sender(skb, owner);
+			slot = owner->slot;
+			state = slot_at(slot);
+		}
+		if (owner->flags & OWNER_PACKET)
+			weight.bytes = ip_length(skb, offset, weight.bytes);
 		if (!state || state->generation != owner->generation)
 			slot = SLOT_UNATTRIBUTED; /* the slot is another process's by now */
 	}

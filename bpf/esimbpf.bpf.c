@@ -6,7 +6,7 @@
  *	delivered		the root cgroup's ingress	required
  *	socket_created		the root cgroup's sock_create	required
  *	socket_sent, …_received	tracepoints of sockets		optional, 6.3
- *	process_exited, …_execed  tracepoints of the scheduler	optional
+ *	process_forked, …_exited, …_execed  tracepoints of the scheduler  optional
  *	forwarded		tracepoint of the devices	optional
  *	open_sockets		iterator over all descriptors	optional, run once
  *
@@ -58,13 +58,19 @@ int socket_created(struct bpf_sock *sk)
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(socket_sent, struct sock *sk)
 {
-	return socket_used(sk);
+	return socket_used(sk, true);
 }
 
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(socket_received, struct sock *sk)
 {
-	return socket_used(sk);
+	return socket_used(sk, false);
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(process_forked, struct task_struct *parent, struct task_struct *child)
+{
+	return process_fork(parent, child);
 }
 
 SEC("tp_btf/sched_process_exit")

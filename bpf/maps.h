@@ -11,7 +11,7 @@
 #include <bpf/bpf_core_read.h>
 #include "abi.h"
 
-const volatile struct sizes sizes = { .slots_per_link = 1024, .links = 1 };
+const volatile struct settings settings = { .slots_per_link = 1024, .links = 1 };
 struct watched_links watched = {};
 
 /*
@@ -108,7 +108,7 @@ struct {
 /* NULL never happens: every slot is below the array's size. */
 static __always_inline struct usage *usage_at(__u32 link, __u32 slot)
 {
-	__u32 number = link * sizes.slots_per_link + slot;
+	__u32 number = link * settings.slots_per_link + slot;
 	__u32 block_number = number / USAGES_PER_BLOCK;
 	struct usage_block *block = bpf_map_lookup_elem(&usage_blocks, &block_number);
 
@@ -169,7 +169,7 @@ static __always_inline __u32 link_find(__u32 ifindex)
 
 #pragma unroll
 	for (i = 0; i < MAX_LINKS; i++) {
-		if (i >= sizes.links)
+		if (i >= settings.links)
 			break;
 		if (watched.links[i].ifindex == ifindex)
 			return i;

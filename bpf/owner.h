@@ -231,22 +231,55 @@ static __always_inline void owner_describe(struct owner *owner, struct sock *sk)
 	owner->flags = owner_flags_of(sk->__sk_common.skc_family, sk->sk_type, sk->sk_protocol);
 }
 
+static __always_inline struct slot *slot_of_process(struct task_struct *leader)
+{
+	struct process_key key = {
+		.start_ns = READ(leader, start_boottime),
+		.tgid = READ(leader, tgid),
+	};
+	__u32 *slot = process_slot_find(&key);
+
+	return slot ? slot_at(*slot) : NULL;
+}
+
+/* A process may have given its sockets away: each packet of them is looked at from now on. */
+static __always_inline int process_shares(struct task_struct *task)
+{
+	struct slot *state = slot_of_process(READ(task, group_leader));
+
+	if (state && !state->shares)
+		state->shares = 1;
+	return 0;
+}
+
+static __always_inline int process_fork(struct task_struct *parent, struct task_struct *child)
+{
+	return parent->tgid == child->tgid ? 0 : process_shares(parent);
+}
+
 /* A process has called send or recv on a socket: from now on it is the owner. */
-static __always_inline int socket_used(struct sock *sk)
+static __always_inline int socket_used(struct sock *sk, bool sent)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 family = sk->__sk_common.skc_family;
 	struct owner *owner;
 
-	if (!family_counts(sk->__sk_common.skc_family))
+	if (family == AF_UNIX && sent)
+		return process_shares(task); /* descriptors may have gone along (SCM_RIGHTS) */
+	if (!family_counts(family))
 		return 0;
 	owner = owner_create(sk);
 	if (!owner)
 		return 0; /* no memory for it: its bytes stay with the owner before, or unattributed */
-	if (owner->tgid == task->tgid && owner->start_ns == task->group_leader->start_boottime)
+	if (owner->tgid == task->tgid && owner->start_ns == task->group_leader->start_boottime) {
+		if (settings.sees_forks && !(owner->flags & (OWNER_EXCLUSIVE | OWNER_SHARED)))
+			owner->flags |= OWNER_EXCLUSIVE;
 		return 0;
+	}
 	if (task->flags & PF_KTHREAD)
 		return 0; /* a kernel thread that works for somebody */
 	owner_describe(owner, sk);
+	owner->flags |= OWNER_SHARED;
 	owner_set(owner, task, true);
 	return 0;
 }
@@ -256,6 +289,7 @@ static __always_inline int socket_found(struct task_struct *task, struct file *f
 {
 	struct socket *socket;
 	struct owner *owner;
+	struct slot *state;
 	struct sock *sk;
 
 	if (!task || !file)
@@ -274,6 +308,9 @@ static __always_inline int socket_found(struct task_struct *task, struct file *f
 		return 0;
 	owner_describe(owner, sk);
 	owner_set(owner, task, false);
+	state = slot_at(owner->slot);
+	if (state)
+		state->shares = 1; /* nobody knows what the process did before */
 	return 0;
 }
 
@@ -318,11 +355,6 @@ static __always_inline int process_exec(struct task_struct *task)
 static __always_inline struct sock *kernel_socket(struct __sk_buff *skb)
 {
 	return READ((struct sk_buff *)skb, sk);
-}
-
-static __always_inline __u32 current_tgid(void)
-{
-	return ((struct task_struct *)bpf_get_current_task_btf())->tgid;
 }
 
 #define FDS_AT_ONCE 16
@@ -387,20 +419,27 @@ static __always_inline bool sends_now(struct task_struct *task, struct sock *sk)
 }
 
 /*
- * A packet leaves while another process than the socket's owner is current: if
- * it is the sender, the socket was inherited or passed to it. An exact answer
- * needs a hook before the send (fentry), which a locked-down kernel refuses.
+ * Sockets of which it is not sure that only the owner uses them: if another
+ * process is sending, the socket was inherited or passed to it. A hook before
+ * the send (fentry) would know without looking, but locked-down kernels refuse
+ * it; and a packet that need not be looked at saves a helper's call.
  */
+static __always_inline bool may_be_shared(const struct owner *owner, const struct slot *state)
+{
+	return !(owner->flags & OWNER_EXCLUSIVE) || state->shares;
+}
+
 static __noinline int claim_sender(struct __sk_buff *skb, struct owner *owner)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	__u32 tgid = READ(task, tgid);
 
-	if (!owner || tgid == 0 || tgid == owner->stranger_tgid)
+	if (!owner || tgid == owner->tgid || tgid == 0 || tgid == owner->stranger_tgid)
 		return 0;
-	if (sends_now(task, kernel_socket(skb)))
+	if (sends_now(task, kernel_socket(skb))) {
+		owner->flags = (owner->flags | OWNER_SHARED) & ~OWNER_EXCLUSIVE;
 		owner_set(owner, task, true);
-	else if (owner->flags) /* a stream's lock says it fast enough, and changes */
+	} else if (owner->flags) /* a stream's lock says it fast enough, and changes */
 		owner->stranger_tgid = tgid;
 	return 0;
 }

@@ -192,6 +192,7 @@ struct bpf_iter__task_file {
 
 #pragma clang attribute pop
 
+#define AF_UNIX 1
 #define AF_INET 2
 #define AF_INET6 10
 #define AF_PACKET 17

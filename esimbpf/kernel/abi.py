@@ -23,14 +23,14 @@ USAGE: Final = struct.Struct("=4Q")
 USAGES_PER_BLOCK: Final = 64
 USAGE_BLOCK: Final = struct.Struct(f"={4 * USAGES_PER_BLOCK}Q")
 """struct usage_block."""
-SLOT: Final = struct.Struct("=IHH")
-"""struct slot: generation, state, revision."""
+SLOT: Final = struct.Struct("=IBBH")
+"""struct slot: generation, state, shares, revision."""
 PROCESS: Final = struct.Struct(f"=4Q3I3H6x{COMM_BYTES}s{PATH_BYTES}s{PATH_BYTES}s{ARGS_BYTES}s")
 """struct process, in the header's order."""
 PROCESS_KEY: Final = struct.Struct("=QII")
 """struct process_key: start_ns, tgid, padding."""
-SIZES: Final = struct.Struct("=II")
-"""struct sizes: slots_per_link, links."""
+SETTINGS: Final = struct.Struct("=3I4x")
+"""struct settings: slots_per_link, links, sees_forks."""
 WATCHED_LINKS: Final = struct.Struct("=Q" + "4I" * MAX_LINKS)
 """struct watched_links: netns_cookie; of each link ifindex, header_len, fragments_seen, padding."""
 LINK_OFFSET: Final = 8
@@ -79,7 +79,7 @@ def decode_process(raw: bytes | memoryview, exited: bool) -> ProcessRecord:
         uid=uid,
         comm=printable(comm.split(b"\0", 1)[0]),
         exe=_path(exe, exe_bytes),
-        args=tuple(printable(arg) for arg in args[:args_bytes].rstrip(b"\0").split(b"\0")) if args_bytes else (),
+        args=_arguments(args[:args_bytes]),
         cgroup=_path(cgroup, cgroup_bytes) or "/",
         exited=exited,
         cgroup_id=cgroup_id,
@@ -87,6 +87,16 @@ def decode_process(raw: bytes | memoryview, exited: bool) -> ProcessRecord:
         exe_inode=exe_inode,
     )
     return ProcessRecord(process, cut_exe=exe_bytes >= PATH_BYTES, cut_args=args_bytes >= ARGS_BYTES)
+
+
+def _arguments(raw: bytes) -> tuple[str, ...]:
+    """The arguments; what the record had no room for is left out, the argument that was cut with it."""
+    if not raw:
+        return ()
+    arguments = raw.rstrip(b"\0").split(b"\0")
+    if len(raw) >= ARGS_BYTES and not raw.endswith(b"\0"):
+        arguments.pop()
+    return tuple(map(printable, arguments))
 
 
 def _path(leaf_first: bytes, length: int) -> str:

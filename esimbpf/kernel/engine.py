@@ -151,8 +151,9 @@ class Engine:
             ):
                 libbpf.check(lib.bpf_map__set_max_entries(libbpf.find_map(loaded, name), entries), name)
             size = ctypes.c_size_t()
-            sizes = lib.bpf_map__initial_value(libbpf.find_map(loaded, ".rodata"), ctypes.byref(size))
-            ctypes.memmove(sizes, abi.SIZES.pack(self.slots, self.links), abi.SIZES.size)
+            settings = lib.bpf_map__initial_value(libbpf.find_map(loaded, ".rodata"), ctypes.byref(size))
+            packed = abi.SETTINGS.pack(self.slots, self.links, "process_forked" not in without)
+            ctypes.memmove(settings, packed, abi.SETTINGS.size)
             libbpf.check(lib.bpf_object__load(loaded), "loading")
         except OSError as error:
             lib.bpf_object__close(loaded)

@@ -144,7 +144,7 @@ class Reader:
         ended = []
         for at in _changed(memoryview(self._states), memoryview(states), abi.SLOT.size):
             slot = at // abi.SLOT.size
-            _generation, state, _revision = abi.SLOT.unpack_from(states, at)
+            _generation, state, _shares, _revision = abi.SLOT.unpack_from(states, at)
             if state != SlotState.EXITED:
                 self._exited.pop(slot, None)
             elif slot not in self._exited:
@@ -160,7 +160,7 @@ class Reader:
 
     def _process(self, slot: int) -> Process:
         """Who holds a slot, described anew when it is another or has run another program."""
-        generation, state, revision = abi.SLOT.unpack_from(self._states, slot * abi.SLOT.size)
+        generation, state, _shares, revision = abi.SLOT.unpack_from(self._states, slot * abi.SLOT.size)
         known = self._known.get(slot)
         if known and known.generation == generation and known.revision == revision:
             return known.process
@@ -189,8 +189,8 @@ class Reader:
             unused = slot not in self._known
             idle_ns = now_ns - since_ns
             if unused or idle_ns >= QUIET_NS or (scarce and idle_ns > 0):
-                generation, _state, revision = abi.SLOT.unpack_from(self._states, slot * abi.SLOT.size)
-                freed = abi.SLOT.pack((generation + 1) & 0xFFFFFFFF, SlotState.FREE, revision)
+                generation, _state, _shares, revision = abi.SLOT.unpack_from(self._states, slot * abi.SLOT.size)
+                freed = abi.SLOT.pack((generation + 1) & 0xFFFFFFFF, SlotState.FREE, 0, revision)
                 self._engine.slot_states.update(slot, freed)
                 del self._exited[slot]
                 self._retired.append(slot)
@@ -198,7 +198,7 @@ class Reader:
     def _free(self) -> int:
         """Slots that a new process can still get."""
         states = self._states[FIRST_PROCESS_SLOT * abi.SLOT.size : (self._engine.last_slot + 1) * abi.SLOT.size]
-        return sum(state == SlotState.FREE for _generation, state, _revision in abi.SLOT.iter_unpack(states))
+        return sum(state == SlotState.FREE for _generation, state, _shares, _revision in abi.SLOT.iter_unpack(states))
 
     def _look_for_exits(self, now_ns: int) -> None:
         """Without the tracepoint: slots whose process is no longer in /proc are marked as exited."""
@@ -208,13 +208,13 @@ class Reader:
         living = {int(name) for name in os.listdir("/proc") if name.isdigit()}
         states = self._engine.state_memory[:]
         for slot in range(FIRST_PROCESS_SLOT, self._engine.slots):
-            generation, state, revision = abi.SLOT.unpack_from(states, slot * abi.SLOT.size)
+            generation, state, _shares, revision = abi.SLOT.unpack_from(states, slot * abi.SLOT.size)
             if state != SlotState.LIVE:
                 continue
             process = abi.decode_process(self._engine.processes.lookup(slot), False).process
             if process.pid in living:
                 continue
             self._engine.process_slots.delete(abi.PROCESS_KEY.pack(process.start_ns, process.pid, 0))
-            self._engine.slot_states.update(slot, abi.SLOT.pack(generation, SlotState.EXITED, revision))
+            self._engine.slot_states.update(slot, abi.SLOT.pack(generation, SlotState.EXITED, 0, revision))
 
 
