@@ -58,6 +58,7 @@ static __always_inline bool is_ipv6_extension(__u8 protocol)
 struct headers {
 	__u32 bytes;		/* IP and all behind it up to the transport's payload */
 	__u32 fragment_bytes;	/* the same up to what is fragmented, if it is a fragment */
+	__u8 protocol;		/* of what follows; of a fragment, none */
 	bool fragment;
 	bool first_fragment;
 };
@@ -130,6 +131,7 @@ static __noinline int walk_headers(struct __sk_buff *skb, __u32 offset, struct h
 		}
 	}
 	headers->bytes = at - offset;
+	headers->protocol = next;
 	return 0;
 }
 
@@ -225,15 +227,56 @@ static __noinline __u32 ip_length(struct __sk_buff *skb, __u32 offset, __u32 fra
 	return length && length < frame_bytes ? length : frame_bytes;
 }
 
+#define ICMP_ECHO_REPLY 0
+#define ICMP_ECHO 8
+#define ICMPV6_ECHO_REQUEST 128
+#define ICMPV6_ECHO_REPLY 129
+#define NO_ECHO 0xffffffff
+
+/* The key in echo_senders of an ICMP echo request (or reply) at `offset`, or NO_ECHO. */
+static __noinline __u32 echo_key(struct __sk_buff *skb, __u32 offset, __u32 request)
+{
+	struct headers headers = {};
+	__u8 icmp[6];
+	__u32 six;
+
+	if (walk_headers(skb, offset, &headers) ||
+	    bpf_skb_load_bytes(skb, offset + headers.bytes, icmp, sizeof(icmp)))
+		return NO_ECHO;
+	six = skb->protocol == bpf_htons(ETH_P_IPV6);
+	if (headers.protocol != (six ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+		return NO_ECHO;
+	if (icmp[0] != (six ? (request ? ICMPV6_ECHO_REQUEST : ICMPV6_ECHO_REPLY) :
+			      (request ? ICMP_ECHO : ICMP_ECHO_REPLY)))
+		return NO_ECHO;
+	return six << 16 | icmp[4] << 8 | icmp[5];
+}
+
+static __noinline int note_echo_sender(struct __sk_buff *skb, __u32 offset, struct owner *owner)
+{
+	__u32 key = echo_key(skb, offset, 1);
+
+	if (owner && key != NO_ECHO) {
+		struct echo_sender sender = { .slot = owner->slot, .generation = owner->generation };
+
+		echo_sender_set(key, &sender);
+	}
+	return 0;
+}
+
+/* The slot that an owner's packets count under; its own may be another process's by now. */
+static __always_inline __u32 slot_counted(const struct owner *owner, const struct slot *state)
+{
+	return state && state->generation == owner->generation ? owner->slot : SLOT_UNATTRIBUTED;
+}
+
 /* --- sent ------------------------------------------------------------------ */
 
 /* A packet whose socket has no owner yet. */
 static __noinline __u32 unowned_sender(struct __sk_buff *skb)
 {
 	struct bpf_sock *socket = skb->sk, *listener;
-	struct task_struct *task;
 	struct owner *owner;
-	struct slot *state;
 	struct sock *sk;
 
 	if (!socket)
@@ -245,8 +288,7 @@ static __noinline __u32 unowned_sender(struct __sk_buff *skb)
 		owner = owner_get(listener);
 		if (!owner)
 			return SLOT_UNATTRIBUTED;
-		state = slot_at(owner->slot);
-		return state && state->generation == owner->generation ? owner->slot : SLOT_UNATTRIBUTED;
+		return slot_counted(owner, slot_at(owner->slot));
 	}
 	if (!bpf_sk_fullsock(socket))
 		return SLOT_KERNEL; /* time-wait */
@@ -258,8 +300,7 @@ static __noinline __u32 unowned_sender(struct __sk_buff *skb)
 		return SLOT_KERNEL; /* made inside the kernel: nobody holds a descriptor */
 
 	/* A packet socket's first packet comes before any hook has seen it. */
-	task = (void *)bpf_get_current_task();
-	if (!sends_now(task, sk))
+	if (!sends_now(sk))
 		return SLOT_UNATTRIBUTED;
 	owner = owner_create(socket);
 	if (!owner)
@@ -267,7 +308,7 @@ static __noinline __u32 unowned_sender(struct __sk_buff *skb)
 	owner->netns_cookie = READ(READ(sk, __sk_common.skc_net.net), net_cookie);
 	owner->flags = owner_flags_of(READ(sk, __sk_common.skc_family), READ(sk, sk_type),
 				      READ(sk, sk_protocol));
-	owner_set(owner, task, true);
+	owner_set(owner, bpf_get_current_task_btf(), true);
 	return owner->slot;
 }
 
@@ -315,17 +356,16 @@ static __always_inline int packet_sent(struct __sk_buff *skb)
 	if (!owner) {
 		slot = unowned_sender(skb);
 	} else {
-		slot = owner->slot;
-		state = slot_at(slot);
+		state = slot_at(owner->slot);
 		if (state && may_be_shared(owner, state)) {
 			claim_sender(skb, owner);
-			slot = owner->slot;
-			state = slot_at(slot);
+			state = slot_at(owner->slot);
 		}
 		if (owner->flags & OWNER_PACKET)
 			weight.bytes = ip_length(skb, offset, weight.bytes);
-		if (!state || state->generation != owner->generation)
-			slot = SLOT_UNATTRIBUTED; /* the slot is another process's by now */
+		if (owner->flags & OWNER_SHARED_DELIVERY)
+			note_echo_sender(skb, offset, owner);
+		slot = slot_counted(owner, state);
 	}
 	count(link, slot, weight, SENT);
 	return TC_ACT_UNSPEC;
@@ -418,6 +458,22 @@ static __noinline bool first_delivery(struct __sk_buff *skb, __u32 link)
 	return true;
 }
 
+/* A reply that raw sockets receive is his who sent the request. */
+static __noinline __u32 echo_receiver(struct __sk_buff *skb, __u32 otherwise)
+{
+	__u32 key = echo_key(skb, 0, 0);
+	struct echo_sender *sender;
+	struct slot *state;
+
+	if (key == NO_ECHO)
+		return otherwise;
+	sender = echo_sender_find(key);
+	if (!sender)
+		return otherwise;
+	state = slot_at(sender->slot);
+	return state && state->generation == sender->generation ? sender->slot : otherwise;
+}
+
 /* The packet's IP header, at data here. */
 static __always_inline bool is_multicast(struct __sk_buff *skb)
 {
@@ -480,7 +536,6 @@ static __always_inline int packet_delivered(struct __sk_buff *skb)
 	struct weight weight;
 	struct bpf_sock *socket = skb->sk;
 	struct owner *owner;
-	struct slot *state;
 
 	if (link == NO_LINK || skb->pkt_type == PACKET_LOOPBACK || !socket)
 		return 1;
@@ -495,10 +550,9 @@ static __always_inline int packet_delivered(struct __sk_buff *skb)
 			if (!first_delivery(skb, link))
 				return 1;
 		}
-		slot = owner->slot;
-		state = slot_at(slot);
-		if (!state || state->generation != owner->generation)
-			slot = SLOT_UNATTRIBUTED;
+		slot = slot_counted(owner, slot_at(owner->slot));
+		if (owner->flags & OWNER_SHARED_DELIVERY)
+			slot = echo_receiver(skb, slot);
 	} else {
 		slot = unowned_receiver(skb);
 		if (slot == NO_SLOT || !first_delivery(skb, link))

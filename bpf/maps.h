@@ -89,6 +89,25 @@ struct {
 } owners SEC(".maps");
 
 /*
+ * Who sent the ICMP echo requests with an identifier: every raw socket for ICMP
+ * gets every reply, and this says whose it is. Written where requests are sent,
+ * read where replies are delivered. When it is full the least recently used
+ * goes; a reply without an entry counts for the first socket that gets it.
+ * Memory: about 100 B x 1024.
+ */
+struct echo_sender {
+	__u32 slot;
+	__u32 generation;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct echo_sender);
+} echo_senders SEC(".maps");
+
+/*
  * The packet last delivered on this CPU to a socket that may not be its only
  * one; see first_delivery().
  * Memory: 16 B x CPUs x links.
@@ -128,6 +147,16 @@ static __always_inline struct process *process_at(__u32 slot)
 static __always_inline struct delivery *delivery_of(__u32 link)
 {
 	return bpf_map_lookup_elem(&deliveries, &link);
+}
+
+static __always_inline void echo_sender_set(__u32 key, const struct echo_sender *sender)
+{
+	bpf_map_update_elem(&echo_senders, &key, sender, BPF_ANY);
+}
+
+static __always_inline struct echo_sender *echo_sender_find(__u32 key)
+{
+	return bpf_map_lookup_elem(&echo_senders, &key);
 }
 
 static __always_inline long free_slot_take(__u32 *slot)

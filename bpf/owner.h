@@ -169,6 +169,16 @@ __noinline int record_process(__u32 slot, __u64 leader_address, __u32 running)
 	return 0;
 }
 
+static __always_inline struct process_key process_key_of(struct task_struct *leader)
+{
+	struct process_key key = {
+		.start_ns = READ(leader, start_boottime),
+		.tgid = READ(leader, tgid),
+	};
+
+	return key;
+}
+
 /*
  * The slot of a process, given to it if it has none.
  * SLOT_OVERFLOW when no slot is free: the bytes are counted, without a name.
@@ -176,10 +186,7 @@ __noinline int record_process(__u32 slot, __u64 leader_address, __u32 running)
 __noinline __u32 process_slot(__u64 leader_address, __u32 running)
 {
 	struct task_struct *leader = (void *)leader_address;
-	struct process_key key = {
-		.start_ns = READ(leader, start_boottime),
-		.tgid = READ(leader, tgid),
-	};
+	struct process_key key = process_key_of(leader);
 	__u32 *found, slot;
 
 	found = process_slot_find(&key);
@@ -231,21 +238,12 @@ static __always_inline void owner_describe(struct owner *owner, struct sock *sk)
 	owner->flags = owner_flags_of(sk->__sk_common.skc_family, sk->sk_type, sk->sk_protocol);
 }
 
-static __always_inline struct slot *slot_of_process(struct task_struct *leader)
-{
-	struct process_key key = {
-		.start_ns = READ(leader, start_boottime),
-		.tgid = READ(leader, tgid),
-	};
-	__u32 *slot = process_slot_find(&key);
-
-	return slot ? slot_at(*slot) : NULL;
-}
-
 /* A process may have given its sockets away: each packet of them is looked at from now on. */
 static __always_inline int process_shares(struct task_struct *task)
 {
-	struct slot *state = slot_of_process(READ(task, group_leader));
+	struct process_key key = process_key_of(READ(task, group_leader));
+	__u32 *slot = process_slot_find(&key);
+	struct slot *state = slot ? slot_at(*slot) : NULL;
 
 	if (state && !state->shares)
 		state->shares = 1;
@@ -317,10 +315,7 @@ static __always_inline int socket_found(struct task_struct *task, struct file *f
 /* The last thread of a process ends. Its sockets may yet send what they hold. */
 static __always_inline int process_exit(struct task_struct *task)
 {
-	struct process_key key = {
-		.start_ns = task->group_leader->start_boottime,
-		.tgid = task->tgid,
-	};
+	struct process_key key = process_key_of(READ(task, group_leader));
 	struct slot *state;
 	__u32 *slot;
 
@@ -340,10 +335,7 @@ static __always_inline int process_exit(struct task_struct *task)
 static __always_inline int process_exec(struct task_struct *task)
 {
 	struct task_struct *leader = READ(task, group_leader);
-	struct process_key key = {
-		.start_ns = READ(leader, start_boottime),
-		.tgid = READ(leader, tgid),
-	};
+	struct process_key key = process_key_of(leader);
 	__u32 *slot = process_slot_find(&key);
 
 	if (slot)
@@ -378,10 +370,10 @@ __noinline __u32 task_holds(__u64 task_address, __u64 sock_address)
 	table = READ(READ(task, files), fdt);
 	size = READ(table, max_fds);
 	descriptors = READ(table, fd);
+	/* A table is a multiple of FDS_AT_ONCE (fs/file.c rounds it up to BITS_PER_LONG). */
 	for (base = 0; base < FDS_SEARCHED; base += FDS_AT_ONCE) {
 		struct file *some[FDS_AT_ONCE] = {};
 
-		/* max_fds is a multiple of FDS_AT_ONCE (fs/file.c rounds it up to BITS_PER_LONG). */
 		if (base >= size)
 			break;
 		if (bpf_probe_read_kernel(some, sizeof(some), descriptors + base))
@@ -409,38 +401,46 @@ __noinline __u32 task_holds(__u64 task_address, __u64 sock_address)
  * by somebody who does not hold the socket: after address resolution, by
  * NFQUEUE, by a TUN's writer.
  */
-static __always_inline bool sends_now(struct task_struct *task, struct sock *sk)
+static __always_inline bool sends_now(struct sock *sk)
 {
-	if (READ(task, flags) & PF_KTHREAD)
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	if (task->flags & PF_KTHREAD)
 		return false;
 	if (READ(sk, sk_type) == SOCK_STREAM && !READ(sk, sk_lock.owned))
 		return false;
-	return task_holds((__u64)task, (__u64)sk);
+	return task_holds(bpf_get_current_task(), (__u64)sk);
 }
 
 /*
- * Sockets of which it is not sure that only the owner uses them: if another
- * process is sending, the socket was inherited or passed to it. A hook before
- * the send (fentry) would know without looking, but locked-down kernels refuse
- * it; and a packet that need not be looked at saves a helper's call.
+ * Whether somebody else than its owner may use a socket, so that its packets
+ * are looked at one by one. Most need not be, and it is a helper's call, which
+ * costs as much as the rest of the packet path.
  */
 static __always_inline bool may_be_shared(const struct owner *owner, const struct slot *state)
 {
-	return !(owner->flags & OWNER_EXCLUSIVE) || state->shares;
+	return !(owner->flags & OWNER_EXCLUSIVE) || state->shares ||
+	       state->generation != owner->generation;
 }
 
+/*
+ * If the process that sends this packet is not the socket's owner, the socket
+ * was inherited or passed to it, and is its from now on. A hook before the send
+ * (fentry) would know without looking, but locked-down kernels refuse it.
+ */
 static __noinline int claim_sender(struct __sk_buff *skb, struct owner *owner)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
-	__u32 tgid = READ(task, tgid);
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 tgid = task->tgid;
 
 	if (!owner || tgid == owner->tgid || tgid == 0 || tgid == owner->stranger_tgid)
 		return 0;
-	if (sends_now(task, kernel_socket(skb))) {
+	if (sends_now(kernel_socket(skb))) {
 		owner->flags = (owner->flags | OWNER_SHARED) & ~OWNER_EXCLUSIVE;
 		owner_set(owner, task, true);
-	} else if (owner->flags) /* a stream's lock says it fast enough, and changes */
-		owner->stranger_tgid = tgid;
+	} else if (owner->flags & (OWNER_SHARED_DELIVERY | OWNER_DATAGRAM | OWNER_PACKET)) {
+		owner->stranger_tgid = tgid; /* a stream's lock tells as fast, and changes */
+	}
 	return 0;
 }
 
