@@ -127,8 +127,8 @@ class Link:
 class Row:
     """One line of a link's ledger for one interval.
 
-    `processes` holds the process of a `process` row, all processes of an `app`, `user` or `cgroup` row
-    that have moved bytes since counting began, and nothing for the other kinds.
+    `processes` holds the process of a `process` row; of an `app`, `user` or `cgroup` row those that have moved
+    bytes and have not ended before this interval; and nothing for the other kinds.
     """
 
     kind: Kind
