@@ -7,7 +7,7 @@ process that runs another program (exec) keeps its process row, and its later by
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from esimbpf.apps import Rule, app_name, process_name
@@ -18,25 +18,25 @@ from esimbpf.users import user_name
 __all__ = ["LinkTally", "Namer"]
 
 _ALWAYS: Final = (Kind.KERNEL, Kind.FORWARDED, Kind.UNATTRIBUTED)
+_NAMES_KEPT: Final = 4096
 
 
 class Namer:
-    """Names the apps of processes, once for each description of a process."""
+    """Names the apps of processes."""
 
     def __init__(self, rules: Sequence[Rule] = ()) -> None:
         self._rules = rules
-        self._names: dict[Process, str] = {}
+        self._names: dict[tuple[object, ...], str] = {}
 
     def app(self, process: Process) -> str:
-        """The app that a process belongs to."""
-        name = self._names.get(process)
+        """The app that a process belongs to; what names it is the same for many processes, and kept."""
+        named_by = process.exe, process.comm, process.args, process.cgroup
+        name = self._names.get(named_by)
         if name is None:
-            name = self._names[process] = app_name(process, self._rules)
+            if len(self._names) >= _NAMES_KEPT:
+                self._names.clear()
+            name = self._names[named_by] = app_name(process, self._rules)
         return name
-
-    def forget(self, process: Process) -> None:
-        """Drop what is kept of a process that has ended."""
-        self._names.pop(process, None)
 
 
 @dataclass(slots=True)
@@ -49,16 +49,18 @@ class _Group:
     app: str = ""
     total: Counters = NOTHING
     delta: Counters = NOTHING
-    processes: dict[tuple[int, int], Process] = field(default_factory=dict)
+    process: Process | None = None
+    """Of a `process` row."""
+    members: dict[tuple[int, int], Process] | None = None
+    """Of an `app`, `user` or `cgroup` row."""
 
     def add(self, counters: Counters) -> None:
-        self.delta += counters
-        self.total += counters
+        self.delta = self.delta + counters if self.delta else counters
+        self.total = self.total + counters if self.total else counters
 
     def row(self) -> Row:
-        return Row(
-            self.kind, self.id, self.name, self.delta, self.total, self.app, tuple(self.processes.values())
-        )
+        processes = (self.process,) if self.process else tuple(self.members.values()) if self.members else ()
+        return Row(self.kind, self.id, self.name, self.delta, self.total, self.app, processes)
 
 
 class LinkTally:
@@ -76,22 +78,18 @@ class LinkTally:
         """Begin a new interval with what it added, and the processes that ended in it."""
         for process in self._ended:
             self._leave(process)
-        self._ended = list(ended)
         for by, groups in self._groups.items():
             for group in self._active[by]:
                 group.delta = NOTHING
             active: dict[str, _Group] = {}
             for slot, counters in delta.processes.items():
-                process = processes[slot]
-                group = self._group(groups, by, process)
+                group = self._group(groups, by, processes[slot])
                 group.add(counters)
-                self._join(group, process)
                 active[group.id] = group
             self._active[by] = list(active.values())
-        self._ended += [process for process in processes.values() if process.exited]
         for process in ended:
-            for group in self._memberships.get(_identity(process), ()):
-                group.processes[_identity(process)] = process
+            self._mark(process)
+        self._ended = [*ended, *(process for process in processes.values() if process.exited)]
         for kind, group in self._others.items():
             group.delta = NOTHING
             group.add(delta.others[kind])
@@ -108,11 +106,10 @@ class LinkTally:
         return tuple(group.row() for group in (*groups, *others))
 
     def _group(self, groups: dict[str, _Group], by: GroupBy, process: Process) -> _Group:
-        """The group of a process, made if it is new, its name brought up to date."""
-        app = ""
+        """The group of a process, made if it is new, with the process in it as it is described now."""
         match by:
             case GroupBy.PROCESS:
-                key, name, app = f"{process.pid}.{process.start_ns}", process_name(process), self._namer.app(process)
+                return self._group_of_one(groups, process)
             case GroupBy.APP:
                 key = name = self._namer.app(process)
             case GroupBy.USER:
@@ -121,23 +118,38 @@ class LinkTally:
                 key = name = process.cgroup
         group = groups.get(key)
         if group is None:
-            group = groups[key] = _Group(Kind(by.value), key, name)
-        group.name, group.app = name, app
+            group = groups[key] = _Group(Kind(by.value), key, name, members={})
+        assert group.members is not None
+        identity = process.pid, process.start_ns
+        if identity not in group.members:
+            self._memberships.setdefault(identity, []).append(group)
+        group.members[identity] = process
         return group
 
-    def _join(self, group: _Group, process: Process) -> None:
-        identity = _identity(process)
-        if identity not in group.processes:
-            self._memberships.setdefault(identity, []).append(group)
-        group.processes[identity] = process
+    def _group_of_one(self, groups: dict[str, _Group], process: Process) -> _Group:
+        key = _process_id(process)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = _Group(Kind.PROCESS, key, "")
+        if group.process is not process:
+            group.process, group.name, group.app = process, process_name(process), self._namer.app(process)
+        return group
+
+    def _mark(self, process: Process) -> None:
+        """Show a process as ended."""
+        alone = self._groups.get(GroupBy.PROCESS, {}).get(_process_id(process))
+        if alone is not None:
+            alone.process = process
+        for group in self._memberships.get((process.pid, process.start_ns), ()):
+            if group.members is not None:
+                group.members[process.pid, process.start_ns] = process
 
     def _leave(self, process: Process) -> None:
         """A process that has ended leaves its groups; its bytes stay, and so does its own row."""
-        self._namer.forget(process)
-        for group in self._memberships.pop(_identity(process), ()):
-            if group.kind is not Kind.PROCESS:
-                group.processes.pop(_identity(process), None)
+        for group in self._memberships.pop((process.pid, process.start_ns), ()):
+            if group.members is not None:
+                group.members.pop((process.pid, process.start_ns), None)
 
 
-def _identity(process: Process) -> tuple[int, int]:
-    return process.pid, process.start_ns
+def _process_id(process: Process) -> str:
+    return f"{process.pid}.{process.start_ns}"

@@ -8,6 +8,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
+from sys import intern
 from typing import Final
 
 from esimbpf.model import Process
@@ -77,10 +79,10 @@ def decode_process(raw: bytes | memoryview, exited: bool) -> ProcessRecord:
         pid=tgid,
         start_ns=start_ns,
         uid=uid,
-        comm=printable(comm.split(b"\0", 1)[0]),
-        exe=_path(exe, exe_bytes),
+        comm=intern(printable(comm.split(b"\0", 1)[0])),
+        exe=_path(exe[:exe_bytes], exe_bytes),
         args=_arguments(args[:args_bytes]),
-        cgroup=_path(cgroup, cgroup_bytes) or "/",
+        cgroup=_path(cgroup[:cgroup_bytes], cgroup_bytes) or "/",
         exited=exited,
         cgroup_id=cgroup_id,
         exe_device=exe_device,
@@ -89,6 +91,10 @@ def decode_process(raw: bytes | memoryview, exited: bool) -> ProcessRecord:
     return ProcessRecord(process, cut_exe=exe_bytes >= PATH_BYTES, cut_args=args_bytes >= ARGS_BYTES)
 
 
+# Many processes have the same names; the caches let them share one text.
+
+
+@lru_cache(maxsize=4096)
 def _arguments(raw: bytes) -> tuple[str, ...]:
     """The arguments; what the record had no room for is left out, the argument that was cut with it."""
     if not raw:
@@ -99,12 +105,13 @@ def _arguments(raw: bytes) -> tuple[str, ...]:
     return tuple(map(printable, arguments))
 
 
+@lru_cache(maxsize=4096)
 def _path(leaf_first: bytes, length: int) -> str:
     """Turn components, leaf first, into a path; what was cut off at its root shows as `…`."""
     if not length:
         return ""
     cut = length >= PATH_BYTES
-    components = leaf_first[: min(length, PATH_BYTES)].rstrip(b"\0").split(b"\0")
+    components = leaf_first.rstrip(b"\0").split(b"\0")
     if cut and len(components) > 1:
         components.pop()  # it may be cut in the middle
     path = "/" + "/".join(printable(component) for component in reversed(components))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from importlib.resources import files
 from typing import Any, Literal
 
 import orjson
@@ -29,6 +28,8 @@ VERSION = 1
 EndReason = Literal["count", "signal", "link-gone"]
 
 _NS_PER_MS = 1_000_000
+_PART_BYTES = 1 << 18
+_DESCRIPTIONS_KEPT = 2048
 
 _Descriptions = dict[str, tuple[tuple[object, ...], bytes]]
 """By a row's id: what its description was made of, and the description."""
@@ -36,16 +37,18 @@ _Descriptions = dict[str, tuple[tuple[object, ...], bytes]]
 
 def schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of a line, whatever its type."""
+    from importlib.resources import files
+
     document = files("esimbpf").joinpath("sinks", "jsonlines.schema.json").read_bytes()
     loaded: dict[str, Any] = orjson.loads(document)
     return loaded
 
 
 class JsonLines:
-    """Turns ticks into lines and hands the lines of each interval to `write` as one piece.
+    """Turns ticks into lines and hands the lines of each interval to `write` together.
 
-    One piece, so that a reader of a pipe sees whole intervals and a tick costs one system call.
-    What `write` raises (BrokenPipeError) passes through.
+    Together, so that a reader of a pipe sees whole intervals and a tick costs one system call; only an interval of
+    many hundred rows is handed over in several parts. What `write` raises (BrokenPipeError) passes through.
     """
 
     def __init__(self, start: Start, write: Callable[[bytes], object], show_all: bool = False) -> None:
@@ -78,12 +81,16 @@ class JsonLines:
         which has every row for its totals.
         """
         time = _rfc3339(tick.time)
-        pieces = [_dumped(line) for line in self._new_warnings(tick, time)]
+        part = bytearray(b"".join(_dumped(line) for line in self._new_warnings(tick, time)))
         for link_tick in tick.links:
-            pieces += self._usage(link_tick, time, everything=final or self._show_all)
-            pieces.append(_dumped(_link(link_tick, time, tick.interval_s)))
-        if pieces:
-            self._write(b"".join(pieces))
+            for piece in self._usage(link_tick, time, everything=final or self._show_all):
+                part += piece
+                if len(part) >= _PART_BYTES:
+                    self._write(bytes(part))
+                    part.clear()
+            part += _dumped(_link(link_tick, time, tick.interval_s))
+        if part:
+            self._write(bytes(part))
 
     def end(self, time: datetime, reason: EndReason) -> None:
         """Write the `end` line."""
@@ -111,7 +118,8 @@ class JsonLines:
             known = before.get(row.id)
             if known is None or known[0] != what:
                 known = (what, _opened(self._description(row))[1:])
-            described[row.id] = known
+            if len(described) < _DESCRIPTIONS_KEPT:
+                described[row.id] = known
             yield shared
             yield known[1]
             yield _closing_counters(row.delta, row.total)
