@@ -1,0 +1,51 @@
+"""What live tests share: labs that stay up for the session, one of each kind of link."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.live.netlab import Lab, Wire
+
+TOOLS = ("bpftool", "cc", "ethtool", "ip", "nft", "nsenter", "ping", "setpriv", "sysctl", "tc")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def able_machine() -> None:
+    """Live tests are never skipped: a machine that cannot run them fails."""
+    missing = [tool for tool in TOOLS if not shutil.which(tool)]
+    if os.geteuid() or missing:
+        pytest.exit(f"live tests need root and these programs: {', '.join(TOOLS)}; missing: {missing}", returncode=1)
+
+
+@pytest.fixture(scope="session")
+def standing_labs() -> Iterator[Callable[[Wire], Lab]]:
+    """A lab of each kind, made when it is first asked for."""
+    with ExitStack() as stack:
+        labs: dict[Wire, Lab] = {}
+
+        def of(wire: Wire) -> Lab:
+            if wire not in labs:
+                labs[wire] = stack.enter_context(Lab.made_of(wire))
+            return labs[wire]
+
+        yield of
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest, standing_labs: Callable[[Wire], Lab]) -> Iterator[Lab]:
+    """A lab with one link, an Ethernet one if the test does not choose; no program is left running in it."""
+    chosen = standing_labs(getattr(request, "param", Wire.PLAIN))
+    yield chosen
+    chosen.end_programs()
+
+
+@pytest.fixture
+def fresh_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A lab of the test's own, whose links it may take away."""
+    with Lab.made_of(getattr(request, "param", Wire.PLAIN)) as made:
+        yield made
