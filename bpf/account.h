@@ -135,6 +135,24 @@ static __noinline int walk_headers(struct __sk_buff *skb, __u32 offset, struct h
 	return 0;
 }
 
+#define LARGEST_IPV6_PAYLOAD 65535
+#define JUMBO_HEADER_BYTES 8
+
+/*
+ * An offload packet too large for IPv6's length field has a hop-by-hop header
+ * with the true length (BIG TCP), which none of its segments will have. Later
+ * kernels do without it.
+ */
+static __noinline __u32 jumbo_header_bytes(struct __sk_buff *skb, __u32 offset)
+{
+	__u8 head[7]; /* up to the next header's type; the payload's length is at 4 */
+
+	if (skb->protocol != bpf_htons(ETH_P_IPV6) ||
+	    bpf_skb_load_bytes(skb, offset, head, sizeof(head)))
+		return 0;
+	return head[4] == 0 && head[5] == 0 && head[6] == IPPROTO_HOPOPTS ? JUMBO_HEADER_BYTES : 0;
+}
+
 /*
  * Adds what the segments of an offload packet bring along beside the first.
  * Drivers that merge in hardware may leave gso_segs unset; then it follows
@@ -155,6 +173,8 @@ static __noinline int weigh_segments(struct __sk_buff *skb, __u32 offset, struct
 		weight->packets = segments;
 		weight->bytes += (__u64)(segments - 1) * headers.bytes;
 	}
+	if (skb->len > LARGEST_IPV6_PAYLOAD)
+		weight->bytes -= weight->packets * jumbo_header_bytes(skb, offset);
 	return 0;
 }
 
@@ -326,6 +346,8 @@ static __always_inline struct weight weigh_sent(struct __sk_buff *skb, __u32 off
 			weigh_segments(skb, offset, &weight);
 	} else {
 		weight.bytes = skb->wire_len - weight.packets * offset;
+		if (skb->len > LARGEST_IPV6_PAYLOAD)
+			weight.bytes -= weight.packets * jumbo_header_bytes(skb, offset);
 	}
 	return weight;
 }
@@ -576,6 +598,7 @@ static __noinline int weigh_forwarded(struct sk_buff *skb, const __u8 *ip, struc
 	struct skb_shared_info *shared = (void *)(READ(skb, head) + READ(skb, end));
 	__u32 segments = READ(shared, gso_segs), size = READ(shared, gso_size), headers;
 	__u8 version = 0, protocol = 0, offset = 0;
+	__u16 payload = 0;
 
 	if (!weight || !size)
 		return 0;
@@ -586,6 +609,12 @@ static __noinline int weigh_forwarded(struct sk_buff *skb, const __u8 *ip, struc
 	} else {
 		headers = 40;
 		bpf_probe_read_kernel(&protocol, 1, ip + 6);
+		bpf_probe_read_kernel(&payload, 2, ip + 4);
+		if (protocol == IPPROTO_HOPOPTS && !payload) {
+			bpf_probe_read_kernel(&protocol, 1, ip + headers);
+			ip += JUMBO_HEADER_BYTES;
+			weight->bytes -= JUMBO_HEADER_BYTES;
+		}
 	}
 	if (protocol == IPPROTO_TCP) {
 		bpf_probe_read_kernel(&offset, 1, ip + headers + 12);
