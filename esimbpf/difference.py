@@ -112,9 +112,7 @@ class Difference:
         self._no_ip = at[ReservedSlot.OTHER]
         return LinkDelta(reading.processes, others, no_ip)
 
-    def _fragments(
-        self, at: Mapping[ReservedSlot, Counters], now_ns: int, final: bool
-    ) -> tuple[_Received, _Received]:
+    def _fragments(self, at: Mapping[ReservedSlot, Counters], now_ns: int, final: bool) -> tuple[_Received, _Received]:
         """Headers that reassembly took away, and fragments of what is not whole.
 
         What has been waiting for longer than the kernel keeps fragments is noted in `_never_whole`.
@@ -135,6 +133,7 @@ class Difference:
                     max(self._never_whole.packets, min(item.packets for _, item in self._waiting)),
                 )
         return headers.at_least_zero(), waiting
+
 
 @dataclass(frozen=True, slots=True)
 class _Received:

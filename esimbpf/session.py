@@ -194,8 +194,8 @@ class Session:
         warnings = [f"without `{lost.program.name}` ({lost.reason}): {lost.program.lost}" for lost in self._engine.lost]
         if self._overflow_shown:
             warnings.append(
-                f"more processes than {self._engine.last_slot + 1 - FIRST_PROCESS_SLOT} have used the network at once: what the "
-                "others moved is counted under `overflow`; raise --max-processes"
+                f"more than {self._engine.last_slot + 1 - FIRST_PROCESS_SLOT} processes have used the network at once: "
+                "what the others moved is counted under `overflow`; raise --max-processes"
             )
         warnings += [
             f"{watched.link.name} is gone; it is counted on when it comes back"

@@ -44,7 +44,9 @@ class Common:
 Links = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[LINK]…", help="Interfaces to count, by name. Without any: every cellular link found.", show_default=False
+        metavar="[LINK]…",
+        help="Interfaces to count, by name. Without any: every cellular link found.",
+        show_default=False,
     ),
 ]
 By = Annotated[GroupBy, typer.Option("--by", help="What a row stands for.")]
@@ -107,4 +109,3 @@ def _session(
         chosen = choose(names, list_links())
         with Session(chosen, monitor, interval_s, groupings, max_processes, common.cgroup) as session:
             yield session
-

@@ -178,6 +178,11 @@ class Engine:
         fd: int = libbpf.library().bpf_program__fd(libbpf.find_program(self._object, name))
         return fd if fd >= 0 else None
 
+    def _required_fd(self, name: str) -> int:
+        fd = self.program_fd(name)
+        assert fd is not None, f"{name} is required, and so it is loaded"
+        return fd
+
     # -- attaching ---------------------------------------------------------------
 
     def attach(self, cgroup: str) -> None:
@@ -241,8 +246,7 @@ class Engine:
     def attach_link(self, index: int, ifindex: int, header_len: int) -> None:
         """Attach to an interface and count it as link number `index`; OSError if it is gone."""
         self.detach_link(index)
-        egress, ingress = self.program_fd("sent"), self.program_fd("received")
-        assert egress is not None and ingress is not None, "required programs are loaded"
+        egress, ingress = self._required_fd("sent"), self._required_fd("received")
         self._write_link(index, 0, header_len)
         opened: list[int] = []
         try:

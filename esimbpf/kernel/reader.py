@@ -216,5 +216,3 @@ class Reader:
                 continue
             self._engine.process_slots.delete(abi.PROCESS_KEY.pack(process.start_ns, process.pid, 0))
             self._engine.slot_states.update(slot, abi.SLOT.pack(generation, SlotState.EXITED, 0, revision))
-
-

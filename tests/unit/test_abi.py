@@ -51,8 +51,10 @@ def test_sizes_are_those_of_the_header(tmp_path: Path) -> None:
         (
             "process",
             abi.PROCESS,
-            ["start_ns", "cgroup_id", "netns_cookie", "exe_inode", "exe_device", "tgid", "uid"]
-            + ["exe_bytes", "cgroup_bytes", "args_bytes", "comm", "exe", "cgroup", "args"],
+            [
+                *("start_ns", "cgroup_id", "netns_cookie", "exe_inode", "exe_device", "tgid", "uid"),
+                *("exe_bytes", "cgroup_bytes", "args_bytes", "comm", "exe", "cgroup", "args"),
+            ],
         ),
     ],
 )

@@ -1,0 +1,73 @@
+"""What the command line says when it cannot do what was asked: two lines, a status, and never a traceback."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from os import environ
+
+import pytest
+
+
+def esimbpf(*words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "esimbpf", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+        env={**environ, **(env or {})},
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["watch", "--interval", "0"],
+        ["watch", "--interval", "-1"],
+        ["watch", "--interval", "1e9"],
+        ["watch", "--interval", "nan"],
+        ["watch", "--interval", "inf"],
+        ["watch", "--interval", "abc"],
+        ["watch", "--by", "nonsense"],
+        ["watch", "--count", "0"],
+        ["watch", "--count", "-3"],
+        ["watch", "--max-processes", "0"],
+        ["watch", "--max-processes", "99999999999"],
+        ["watch", "--no-such-option"],
+        ["--engine", "nonsense", "watch"],
+        ["no-such-command"],
+    ],
+)
+def test_wrong_usage_is_told_in_two_lines_with_status_2(words: list[str]) -> None:
+    done = esimbpf(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2, done.stderr
+    assert lines[0].startswith("esimbpf: ")
+
+
+@pytest.mark.parametrize(
+    "words", [["watch", "no-such-link"], ["--netns", "no-such-namespace", "watch"], ["watch", "\x1b[31mred"]]
+)
+def test_what_is_not_there_is_told_in_two_lines_with_status_3(words: list[str]) -> None:
+    done = esimbpf(*words)
+    assert done.returncode == 3
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2, done.stderr
+    assert "\x1b" not in done.stderr
+
+
+def test_a_kernel_without_type_information_is_told_with_status_3() -> None:
+    done = esimbpf("watch", "lo", env={"ESIMBPF_BTF": "/nonexistent"})
+    assert done.returncode == 3
+    assert "BTF" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_and_version_end_with_status_0() -> None:
+    assert esimbpf("--help").returncode == 0
+    assert esimbpf("watch", "--help").returncode == 0
+    version = esimbpf("--version")
+    assert version.returncode == 0
+    assert version.stdout.startswith("esimbpf ")
