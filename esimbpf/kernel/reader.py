@@ -97,13 +97,13 @@ class Reader:
                 reserved[slot] += added[link].pop(slot, NOTHING)
             readings.append(LinkReading({**reserved, **arrived[link]}, added[link]))
         active = {slot for reading in readings for slot in reading.processes}
-        exited = self._note_states(states, active, now_ns)
+        ended = self._note_states(states, active, now_ns)
         snapshot = Snapshot(
             boottime_ns=now_ns,
             wall_ns=wall_ns,
             links=tuple(readings),
             processes={slot: self._process(slot) for slot in active},
-            exited=exited,
+            exited=tuple(self._process(slot) for slot in ended if slot in self._known),
         )
         self._take_back(now_ns)
         return snapshot
@@ -139,8 +139,8 @@ class Reader:
 
     # -- slots ---------------------------------------------------------------------
 
-    def _note_states(self, states: bytes, active: set[int], now_ns: int) -> tuple[Process, ...]:
-        """Follow which slots' processes have ended, and since when they are quiet; those newly ended."""
+    def _note_states(self, states: bytes, active: set[int], now_ns: int) -> list[int]:
+        """Follow which slots' processes have ended, and since when they are quiet; the newly ended ones."""
         ended = []
         for at in _changed(memoryview(self._states), memoryview(states), abi.SLOT.size):
             slot = at // abi.SLOT.size
@@ -149,20 +149,19 @@ class Reader:
                 self._exited.pop(slot, None)
             elif slot not in self._exited:
                 self._exited[slot] = now_ns
-                known = self._known.get(slot)
-                if known:
-                    known.process = replace(known.process, exited=True)
-                    ended.append(known.process)
+                ended.append(slot)
         for slot in active & self._exited.keys():
             self._exited[slot] = now_ns
         self._states = states
-        return tuple(ended)
+        return ended
 
     def _process(self, slot: int) -> Process:
-        """Who holds a slot, described anew when it is another or has run another program."""
+        """Who holds a slot, described anew when it is another, has run another program or has ended."""
         generation, state, _shares, revision = abi.SLOT.unpack_from(self._states, slot * abi.SLOT.size)
         known = self._known.get(slot)
         if known and known.generation == generation and known.revision == revision:
+            if state == SlotState.EXITED and not known.process.exited:
+                known.process = replace(known.process, exited=True)
             return known.process
         record = abi.decode_process(self._engine.processes.lookup(slot), state == SlotState.EXITED)
         process = record.process
