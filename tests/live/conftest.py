@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +25,18 @@ def able_machine() -> None:
         pytest.exit(f"live tests need root and these programs: {', '.join(TOOLS)}; missing: {missing}", returncode=1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def orderly_end() -> Iterator[None]:
+    """SIGTERM ends the tests as Ctrl-C does, so that no namespace and no program is left behind."""
+
+    def end(number: int, _: object) -> None:
+        pytest.exit(f"signal {number}", returncode=128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.fixture(scope="session")
 def standing_labs() -> Iterator[Callable[[Wire], Lab]]:
     """A lab of each kind, made when it is first asked for."""
@@ -34,6 +49,15 @@ def standing_labs() -> Iterator[Callable[[Wire], Lab]]:
             return labs[wire]
 
         yield of
+
+
+@pytest.fixture(scope="session")
+def sender(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program that sends and ends (sender.c)."""
+    program = tmp_path_factory.mktemp("programs") / "sender"
+    source = Path(__file__).parent / "sender.c"
+    subprocess.run(["cc", "-O2", "-Wall", "-Werror", "-o", str(program), str(source)], check=True)
+    return program
 
 
 @pytest.fixture

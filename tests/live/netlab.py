@@ -21,6 +21,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,7 +29,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from esimbpf.model import NOTHING, Counters
 
@@ -92,7 +92,8 @@ class Namespace:
 
     def __init__(self, role: str) -> None:
         self.name = f"esimbpf-{role}-{os.getpid()}-{next(_serial)}"
-        self._programs: list[subprocess.Popen[Any]] = []
+        self._programs: list[subprocess.Popen[str]] = []
+        self._controls: list[socket.socket] = []
         run("ip", "netns", "add", self.name)
         self.ip("link set lo up")
         self.run("nft", "-f", "-", text=QUIET)
@@ -127,6 +128,10 @@ class Namespace:
         )
         self._programs.append(program)
         return program
+
+    def keep(self, control: socket.socket) -> None:
+        """Hold what a program inside is steered by for as long as it may run; it ends when that is closed."""
+        self._controls.append(control)
 
     def ip(self, *lines: str) -> None:
         """Run lines of iproute2's batch language inside."""
@@ -165,8 +170,11 @@ class Namespace:
                 os.kill(int(pid), signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        while self._controls:
+            self._controls.pop().close()
         while self._programs:
-            self._programs.pop().wait()
+            with self._programs.pop():
+                pass  # closes its pipes and waits for its end
 
     def remove(self) -> None:
         """End what runs inside and take the namespace away, its devices with it."""
@@ -269,6 +277,7 @@ class WireLink:
             table netdev tap{self.tower} {{
                 chain uplink {{
                     type filter hook ingress device {self.tower} priority 0;
+                    ip saddr {self.network_ip} return comment "its own broadcasts, which it hears"
                     meta protocol {{ ip, ip6 }} dup to {self._uplink_meter}
                 }}
                 chain downlink {{

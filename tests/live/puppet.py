@@ -23,6 +23,7 @@ CONTENT = bytes(range(256)) * 256
 MSG_ZEROCOPY = 0x4000000  # linux/socket.h
 SO_ZEROCOPY = 60  # asm-generic/socket.h
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+CLONE_NEWNET = 0x40000000  # linux/sched.h
 PR_SET_NAME = 15  # linux/prctl.h
 
 sockets: dict[int, socket.socket] = {}
@@ -256,6 +257,13 @@ def join_cgroup(path: str) -> None:
         processes.write(str(os.getpid()))
 
 
+def enter_namespace(path: str) -> None:
+    """Move to another network namespace; the sockets stay in theirs."""
+    with open(path) as namespace:
+        if ctypes.CDLL(None).setns(namespace.fileno(), CLONE_NEWNET):
+            raise OSError(f"cannot enter {path}")
+
+
 def new_session() -> None:
     os.setsid()
 
@@ -288,15 +296,19 @@ def execute(argv: list[str], keep: list[int]) -> None:
     os.execvp(argv[0], argv)
 
 
-def spawn_senders(programs: list[str], address: list[Any], first: int, step: int) -> list[tuple[int, int]]:
-    """Run each program, with an amount of its own, to its end; return pid and amount of each."""
-    spawned = []
+def spawn(programs: list[str], address: str, port: int, first: int, step: int, at_once: int) -> list[tuple[int, int]]:
+    """Run each program to its end, some at once, each with an amount of its own; the pid and amount of each."""
+    spawned, running = [], set()
     for number, program in enumerate(programs):
         amount = first + step * number
-        pid = os.posix_spawn(program, [program, address[0], str(address[1]), str(amount)], os.environ)
+        pid = os.posix_spawn(program, [program, address, str(port), str(amount)], os.environ)
         spawned.append((pid, amount))
-        if os.waitpid(pid, 0)[1]:
-            raise OSError(f"{program} failed")
+        running.add(pid)
+        while len(running) >= at_once or (running and number == len(programs) - 1):
+            ended, status = os.wait()
+            running.discard(ended)
+            if status:
+                raise OSError(f"a sender failed: {status}")
     return spawned
 
 
@@ -331,7 +343,8 @@ ACTIONS = {
         await_descriptor,
         take_descriptor,
         execute,
-        spawn_senders,
+        spawn,
+        enter_namespace,
     )
 }
 

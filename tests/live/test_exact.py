@@ -12,6 +12,7 @@ from tests.live.netlab import Lab, Wire, device_hooks
 from tests.live.traffic import (
     ETHERNET_KINDS,
     KINDS,
+    RARE_KINDS,
     Kind,
     Moved,
     begin_transfer,
@@ -71,6 +72,13 @@ def test_every_byte_and_packet_is_counted_once_under_its_owner(lab: Lab, kind: K
 def test_packets_that_were_merged_on_arrival_are_counted_as_they_came(lab: Lab, kind: str) -> None:
     with Watch(lab) as watch:
         moved = KINDS[kind](lab)
+    check(watch, moved)
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, id=name) for name, kind in RARE_KINDS.items()])
+def test_rarer_kinds_of_traffic_are_counted_once_under_their_owners(lab: Lab, kind: Kind) -> None:
+    with Watch(lab) as watch:
+        moved = kind(lab)
     check(watch, moved)
 
 

@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,9 +25,10 @@ from esimbpf.model import NOTHING, Counters
 from tests.live.netlab import Lab, Namespace
 from tests.live.puppet import checksum
 
-__all__ = ["KINDS", "Moved", "Puppet", "Sock", "await_exit"]
+__all__ = ["ETHERNET_KINDS", "KINDS", "RARE_KINDS", "Moved", "Puppet", "Sock", "await_exit"]
 
 PATIENCE_S = 20.0
+IPPROTO_MPTCP = 262  # linux/in.h
 BATCH = 40  # datagrams in flight
 IP, IP6, UDP, ICMP = 20, 40, 8, 8  # header bytes
 
@@ -47,9 +49,12 @@ def await_exit(pid: int) -> None:
 class Puppet:
     """A process inside a namespace."""
 
-    def __init__(self, pid: int, control: socket.socket) -> None:
+    def __init__(self, pid: int, control: socket.socket, namespace: Namespace) -> None:
         self.pid = pid
         self._control = control
+        self._namespace = namespace
+        self.process: subprocess.Popen[str] | None = None  # what was started; None for a fork
+        namespace.keep(control)
         control.settimeout(PATIENCE_S)
 
     @classmethod
@@ -59,12 +64,9 @@ class Puppet:
         words = program or (sys.executable, "-IS", str(Path(__file__).parent / "puppet.py"))
         with theirs:
             process = namespace.start(*words, str(theirs.fileno()), pass_fds=[theirs.fileno()])
-        puppet = cls(process.pid, ours)
+        puppet = cls(process.pid, ours, namespace)
         puppet.process = process
         return puppet
-
-    process: subprocess.Popen[str] | None = None
-    """What was started; None for a fork."""
 
     def begin(self, action: str, *arguments: object) -> None:
         """Ask for something; `result` waits for it."""
@@ -106,7 +108,7 @@ class Puppet:
         """Split in two; the child has the same sockets."""
         self.begin("fork", wanted_pid)
         pid, [control] = self._answer()
-        return Puppet(pid, socket.socket(fileno=control))
+        return Puppet(pid, socket.socket(fileno=control), self._namespace)
 
     def holding(self, sock: Sock) -> Sock:
         """The same descriptor in this process, which has inherited it."""
@@ -164,11 +166,17 @@ class Sock:
 
 
 def connected(
-    client: Puppet, server: Puppet, address: str, *, server_options: Iterable[tuple[int, int, int]] = ()
+    client: Puppet,
+    server: Puppet,
+    address: str,
+    *,
+    protocol: int = 0,
+    server_options: Iterable[tuple[int, int, int]] = (),
 ) -> tuple[Sock, Sock]:
-    """A TCP connection between two processes: the client's socket and the server's."""
+    """A connection between two processes: the client's socket and the server's."""
     six = ":" in address
-    listener, calling = server.tcp(six=six), client.tcp(six=six)
+    family = socket.AF_INET6 if six else socket.AF_INET
+    listener, calling = (puppet.socket(family, socket.SOCK_STREAM, protocol) for puppet in (server, client))
     for option in server_options:
         listener.do("option", *option)
     listener.do("bind", ["::" if six else "0.0.0.0", 0])
@@ -629,6 +637,114 @@ def forwarded_fragments(lab: Lab) -> Moved:
     return Moved(forwarded=True, exactly=exactly)
 
 
+def tcp_reset(lab: Lab, *, by_device: bool) -> Moved:
+    """A connection that one side breaks off (SO_LINGER with no time)."""
+    scene = Scene(lab)
+    calling, accepted = connected(scene.device, scene.network, scene.network_ip)
+    stream(calling, accepted, 100_003)
+    breaking, broken = (calling, accepted) if by_device else (accepted, calling)
+    breaking.do("option", socket.SOL_SOCKET, socket.SO_LINGER, "0100000000000000")
+    breaking.close()
+    lab.link.crossed()
+    broken.close()
+    return Moved(pids=(scene.device.pid,), at_least=Counters(0, 100_003))
+
+
+def mptcp(lab: Lab, *, down: int = 0, up: int = 0) -> Moved:
+    """Multipath TCP, whose subflows are sockets of the kernel's own making."""
+    scene = Scene(lab)
+    calling, accepted = connected(scene.device, scene.network, scene.network_ip, protocol=IPPROTO_MPTCP)
+    if down:
+        stream(accepted, calling, down)
+    if up:
+        stream(calling, accepted, up)
+    finish(accepted, calling)
+    return Moved(pids=(scene.device.pid,), at_least=Counters(down, up))
+
+
+def udp_lite(lab: Lab) -> Moved:
+    """The other datagrams (RFC 3828)."""
+    scene = Scene(lab)
+    ours, theirs = (puppet.socket(scene.family, socket.SOCK_DGRAM, 136) for puppet in (scene.device, scene.network))
+    own_port = ours.do("bind", [scene.device_ip, 0])[1]
+    port = theirs.do("bind", [scene.network_ip, 0])[1]
+    datagrams(ours, theirs, [scene.network_ip, port], 11, 901)
+    datagrams(theirs, ours, [scene.device_ip, own_port], 13, 903)
+    return Moved(pids=(scene.device.pid,), exactly=scene.sent(11, UDP + 901) + scene.received(13, UDP + 903))
+
+
+def udp_mapped(lab: Lab) -> Moved:
+    """IPv4 through an IPv6 socket (RFC 4291, 2.5.5.2)."""
+    scene = Scene(lab)
+    ours, theirs = scene.device.udp(six=True), scene.network.udp()
+    own_port = ours.do("bind", ["::", 0])[1]
+    port = theirs.do("bind", [scene.network_ip, 0])[1]
+    datagrams(ours, theirs, [f"::ffff:{scene.network_ip}", port], 11, 901)
+    datagrams(theirs, ours, [scene.device_ip, own_port], 13, 903)
+    return Moved(pids=(scene.device.pid,), exactly=scene.sent(11, UDP + 901) + scene.received(13, UDP + 903))
+
+
+def broadcast(lab: Lab) -> Moved:
+    """To everybody on the link, both ways; what the device hears of itself never crossed it."""
+    scene = Scene(lab)
+    everybody = scene.network_ip.rsplit(".", 1)[0] + ".255"
+    ours, theirs = scene.device.udp(), scene.network.udp()
+    for sock, port in ((ours, 6001), (theirs, 6002)):
+        sock.do("option", socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sock.do("bind", ["0.0.0.0", port])
+    datagrams(ours, theirs, [everybody, 6002], 11, 901)
+    datagrams(theirs, ours, [everybody, 6001], 13, 903)
+    return Moved(pids=(scene.device.pid,), exactly=scene.sent(11, UDP + 901) + scene.received(13, UDP + 903))
+
+
+def multicast_received_six(lab: Lab) -> Moved:
+    """IPv6 multicast from the network."""
+    scene = Scene(lab, six=True)
+    ours, theirs = scene.device.udp(six=True), scene.network.udp(six=True)
+    port = ours.do("bind", ["::", 0])[1]
+    membership = socket.inet_pton(socket.AF_INET6, "ff05::77:1") + struct.pack("@I", lab.link.ifindex)
+    ours.do("option", socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, membership.hex())
+    outgoing = lab.network.ifindex(lab.link.tower)
+    theirs.do("option", socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, outgoing)
+    datagrams(theirs, ours, ["ff05::77:1", port], 17, 701)
+    return Moved(pids=(scene.device.pid,), exactly=scene.received(17, UDP + 701))
+
+
+def ping_socket(lab: Lab) -> Moved:
+    """Pings without a raw socket: the kernel writes the identifier (net.ipv4.ping_group_range)."""
+    scene = Scene(lab)
+    lab.device.sysctl({"net.ipv4.ping_group_range": "0 0"})
+    ours = scene.device.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
+    for number in range(19):
+        ours.do("send_packet", [scene.network_ip, 0], f"080000000000{number:04x}" + "00" * 101)
+        ours.do("receive_datagrams", 1)
+    exactly = scene.sent(19, ICMP + 101) + scene.received(19, ICMP + 101)
+    return Moved(pids=(scene.device.pid,), exactly=exactly)
+
+
+def raw_fragments_received(lab: Lab) -> Moved:
+    """A raw socket is handed whole packets that came in fragments."""
+    scene = Scene(lab)
+    ours, theirs = (puppet.socket(scene.family, socket.SOCK_RAW, 253) for puppet in (scene.device, scene.network))
+    for _ in range(7):
+        ours.begin("receive_datagrams", IP + 4981)
+        theirs.do("send_datagrams", [scene.device_ip, 0], [4981])
+        assert scene.device.result() == IP + 4981
+    exactly = fragmented(scene.received, 7, 4981, six=False)
+    return Moved(pids=(scene.device.pid,), exactly=exactly, unattributed=exactly - scene.received(7, 4981))
+
+
+def masqueraded_fragments(lab: Lab) -> Moved:
+    """Fragments that the device puts together to translate them, and cuts again."""
+    host, scene = Puppet.start(lab.tethered), Scene(lab)
+    ours, theirs = host.udp(), scene.network.udp()
+    port = theirs.do("bind", [scene.network_ip, 0])[1]
+    with lab.masquerading():
+        datagrams(ours, theirs, [scene.network_ip, port], 30, 9001)
+        lab.link.crossed()
+    return Moved(forwarded=True, exactly=fragmented(scene.sent, 30, UDP + 9001, six=False))
+
+
 KINDS: dict[str, Kind] = {
     "tcp down": partial(tcp, down=7_340_033),
     "tcp up": partial(tcp, up=7_340_033),
@@ -674,5 +790,18 @@ KINDS: dict[str, Kind] = {
     "routed for a host, IPv6": partial(forwarded, six=True),
     "masqueraded for a host": partial(forwarded, masquerade=True),
     "fragments routed for a host": forwarded_fragments,
+}
+RARE_KINDS: dict[str, Kind] = {
+    "tcp reset by the network": partial(tcp_reset, by_device=False),
+    "tcp reset by the device": partial(tcp_reset, by_device=True),
+    "multipath tcp down": partial(mptcp, down=1_048_583),
+    "multipath tcp up": partial(mptcp, up=1_048_583),
+    "udp-lite": udp_lite,
+    "udp through an IPv6 socket": udp_mapped,
+    "broadcast": broadcast,
+    "multicast received, IPv6": multicast_received_six,
+    "ping socket": ping_socket,
+    "raw fragments received": raw_fragments_received,
+    "fragments masqueraded for a host": masqueraded_fragments,
 }
 ETHERNET_KINDS: dict[str, Kind] = {"frames that are no IP": not_ip}

@@ -23,7 +23,7 @@ from importlib import resources
 from types import TracebackType
 from typing import Any, Self
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 
 from esimbpf.model import NOTHING, Counters
 from tests.live.netlab import Lab
@@ -281,6 +281,10 @@ class Watch:
         self._reader.join(PATIENCE_S)
         self._drain()
         return Report(self._lines)
+
+    def mark(self, link: str = "wwan0") -> Counters:
+        """What had crossed the link when the run began."""
+        return self._marks[link]
 
     def truth(self, link: str = "wwan0") -> Counters:
         """What crossed the link during the run, counted outside the tracer."""
