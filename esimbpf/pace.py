@@ -7,6 +7,7 @@ import select
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -16,20 +17,25 @@ __all__ = ["Pace"]
 class Pace:
     """A steady interval that signals can end.
 
-    Within `with`, the signals given set `ended` instead of ending the process, and wake a wait.
+    Within `with`, the signals of `end_on` set `ended` instead of ending the process, and end a wait; those of
+    `wake_on` end it too, and set `woken` until the next one.
     Intervals keep to their own clock: a late one does not shift those that follow; missed ones are left out.
     """
 
-    def __init__(self, interval_s: float, end_on: Iterable[signal.Signals] = ()) -> None:
+    def __init__(
+        self, interval_s: float, end_on: Iterable[signal.Signals] = (), wake_on: Iterable[signal.Signals] = ()
+    ) -> None:
         self._interval_s = interval_s
-        self._end_on = tuple(end_on)
+        self._end_on = frozenset(end_on)
+        self._wake_on = frozenset(wake_on)
         self._before: dict[signal.Signals, Any] = {}
         self._next_s = time.monotonic() + interval_s
         self.ended: signal.Signals | None = None
+        self.woken = False
 
     def __enter__(self) -> Self:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        for number in self._end_on:
+        for number in self._end_on | self._wake_on:
             self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -42,11 +48,14 @@ class Pace:
         os.close(self._wake_write)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.ended = signal.Signals(number)
-        os.write(self._wake_write, b"\0")
+        if number in self._end_on:
+            self.ended = signal.Signals(number)
+        # A full pipe wakes just as well.
+        with suppress(BlockingIOError):
+            os.write(self._wake_write, b"\0")
 
     def wait(self, readable: Iterable[int] = (), closing: Iterable[int] = ()) -> set[int]:
-        """Wait for the end of the interval; empty then, or when a signal came.
+        """Wait for the end of the interval; nothing then, or when a signal came.
 
         Else the descriptors that have something to read, or, of `closing`, those whose other end was closed.
         """
@@ -56,13 +65,18 @@ class Pace:
         for fd in closing:
             poll.register(fd, 0)
         poll.register(self._wake_read, select.POLLIN)
+        self.woken = False
         while not self.ended:
             left_s = self._next_s - time.monotonic()
             if left_s <= 0:
                 missed = int(-left_s / self._interval_s)
                 self._next_s += self._interval_s * (missed + 1)
                 return set()
-            ready = {fd for fd, _ in poll.poll(left_s * 1000)} - {self._wake_read}
+            ready = {fd for fd, _ in poll.poll(left_s * 1000)}
+            if self._wake_read in ready:
+                os.read(self._wake_read, 4096)
+                self.woken = True
+                return set()
             if ready:
                 return ready
         return set()

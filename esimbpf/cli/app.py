@@ -8,6 +8,7 @@ import typer
 
 from esimbpf import __version__
 from esimbpf.cli.options import Common, EngineName
+from esimbpf.cli.top import top
 from esimbpf.cli.watch import watch
 
 app = typer.Typer(
@@ -50,4 +51,5 @@ def common(
         enter(netns)
 
 
+app.command()(top)
 app.command()(watch)

@@ -1,0 +1,238 @@
+"""The loop of `top`: ticks, keys and the screen."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections import deque
+from contextlib import ExitStack
+from types import FrameType
+from typing import Final, Protocol
+
+from rich.console import Console
+from rich.live import Live
+
+from esimbpf.model import GroupBy, Kind, Start, Tick
+from esimbpf.pace import Pace
+from esimbpf.sinks.table import Sort, View, render
+from esimbpf.sinks.terminal import Keyboard
+from esimbpf.units import Units
+
+__all__ = ["Session", "top"]
+
+_HISTORY: Final = 60
+_PIPE_WIDTH: Final = 120
+
+
+class Session(Protocol):
+    """What `top` needs of a run of counting."""
+
+    start: Start
+
+    def tick(self) -> Tick:
+        """Measure the interval that ends now."""
+        ...
+
+    def view(self, by: GroupBy) -> Tick:
+        """The last interval again, grouped in another way."""
+        ...
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when `follow_links` has something to do."""
+        ...
+
+    def follow_links(self) -> None:
+        """Bring the links up to date."""
+        ...
+
+
+def top(session: Session, interval_s: float, by: GroupBy, units: Units = Units.SI, once: bool = False) -> None:
+    """Show the live table until q, Ctrl-C or SIGTERM; one plain table where stdout is no terminal, or with `once`."""
+    console = Console(highlight=False, soft_wrap=False)
+    if once or not console.is_terminal:
+        _once(session, interval_s, by, units, console)
+    else:
+        _Top(session, interval_s, by, units, console).run()
+
+
+def _once(session: Session, interval_s: float, by: GroupBy, units: Units, console: Console) -> None:
+    """One interval as plain text: no control codes, as wide as COLUMNS says, or the terminal, or 120."""
+    with Pace(interval_s, end_on=(signal.SIGINT, signal.SIGTERM)) as pace:
+        while pace.wait(readable=(session.fileno(),)):
+            session.follow_links()
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        width = int(columns)
+    else:
+        width = console.width if console.is_terminal else _PIPE_WIDTH
+    plain = Console(width=width, color_system=None, force_terminal=False, highlight=False, soft_wrap=True)
+    view = View(by, units=units, ascii=_ascii(plain), keys=False, sort=Sort.TOTAL_DOWN)
+    with plain.capture() as captured:
+        plain.print(render(session.tick(), view, width, None))
+    text = "\n".join(line.rstrip() for line in captured.get().splitlines())
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _ascii(console: Console) -> bool:
+    return not console.encoding.lower().startswith("utf")
+
+
+class _Top:
+    """The live table's state."""
+
+    def __init__(self, session: Session, interval_s: float, by: GroupBy, units: Units, console: Console) -> None:
+        self._session = session
+        self._interval_s = interval_s
+        self._console = console
+        self._history: dict[tuple[str, Kind, str], deque[float]] = {}
+        self._view = View(by, units=units, ascii=_ascii(console), history=self._history)
+        self._tick = session.view(by)
+        self._resized = False
+
+    def run(self) -> None:
+        """Until the user has seen enough."""
+        with ExitStack() as stack:
+            pace = stack.enter_context(
+                Pace(
+                    self._interval_s, end_on=(signal.SIGINT, signal.SIGTERM, signal.SIGHUP), wake_on=(signal.SIGWINCH,)
+                )
+            )
+            keyboard = stack.enter_context(Keyboard(sys.stdin.fileno())) if sys.stdin.isatty() else None
+            self._view.keys = keyboard is not None
+            live = stack.enter_context(
+                Live(
+                    console=self._console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+                )
+            )
+            self._stoppable(stack, keyboard, live)
+            while self._show(live) and self._wait(pace, keyboard):
+                pass
+
+    def _stoppable(self, stack: ExitStack, keyboard: Keyboard | None, live: Live) -> None:
+        """Ctrl-Z gives the terminal back, and `fg` takes it again."""
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            self._console.set_alt_screen(False)
+            self._console.show_cursor(True)
+            if keyboard:
+                keyboard.restore()
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTSTP)
+            # Here it goes on after SIGCONT.
+            signal.signal(signal.SIGTSTP, stop)
+            if keyboard:
+                keyboard.resume()
+            self._console.set_alt_screen(True)
+            self._console.show_cursor(False)
+            live.refresh()
+
+        before = signal.signal(signal.SIGTSTP, stop)
+        stack.callback(signal.signal, signal.SIGTSTP, before)
+
+    def _show(self, live: Live) -> bool:
+        """Draw; False if the terminal is gone."""
+        width, height = self._console.size
+        try:
+            live.update(render(self._tick, self._view, width, height), refresh=True)
+        except OSError:
+            return False
+        return True
+
+    def _wait(self, pace: Pace, keyboard: Keyboard | None) -> bool:
+        """Wait for what changes the picture; False when it is over."""
+        readable = [self._session.fileno(), *([keyboard.fileno()] if keyboard else [])]
+        ready = pace.wait(readable=readable)
+        if pace.ended:
+            return False
+        if pace.woken:
+            return True
+        if not ready:
+            self._measure()
+            return True
+        if self._session.fileno() in ready:
+            self._session.follow_links()
+        if keyboard and keyboard.fileno() in ready:
+            keys = keyboard.keys()
+            if keys is None:
+                return False
+            if not keys and keyboard.escape_pending():
+                keys = ["escape"]
+            return all(self._press(key) for key in keys)
+        return True
+
+    def _measure(self) -> None:
+        """The next interval; while paused it is counted, and not shown."""
+        tick = self._session.tick()
+        seen = set()
+        for link in tick.links:
+            for row in link.rows:
+                key = (link.link.name, row.kind, row.id)
+                seen.add(key)
+                self._history.setdefault(key, deque(maxlen=_HISTORY)).append(
+                    row.delta.total_bytes / (tick.interval_s or 1)
+                )
+        for key in self._history.keys() - seen:
+            del self._history[key]
+        if not self._view.paused:
+            self._tick = tick
+
+    def _press(self, key: str) -> bool:
+        """Act on a key; False to quit."""
+        view = self._view
+        if view.help:
+            view.help = False
+        elif view.editing:
+            self._edit(key)
+        elif key in ("q", "Q"):
+            return False
+        elif key == "?":
+            view.help = True
+        elif key in ("s", "right"):
+            self._sort(1)
+        elif key == "left":
+            self._sort(-1)
+        elif key == "r":
+            view.reverse = not view.reverse
+        elif key == "b":
+            order = list(GroupBy)
+            view.by = order[(order.index(view.by) + 1) % len(order)]
+            view.scroll = 0
+            self._history.clear()
+            self._tick = self._session.view(view.by)
+        elif key in ("p", " "):
+            view.paused = not view.paused
+            if not view.paused:
+                self._tick = self._session.view(view.by)
+        elif key == "/":
+            view.editing = True
+        elif key == "u":
+            view.units = Units.IEC if view.units is Units.SI else Units.SI
+        elif key == "escape":
+            view.filter = ""
+        else:
+            self._scroll(key)
+        return True
+
+    def _sort(self, step: int) -> None:
+        order = list(Sort)
+        self._view.sort = order[(order.index(self._view.sort) + step) % len(order)]
+        self._view.scroll = 0
+
+    def _scroll(self, key: str) -> None:
+        page = max(1, self._console.size.height - 8)
+        steps = {"up": -1, "down": 1, "page up": -page, "page down": page}
+        self._view.scroll = 0 if key == "home" else self._view.scroll + steps.get(key, 0)
+
+    def _edit(self, key: str) -> None:
+        view = self._view
+        if key == "enter":
+            view.editing = False
+        elif key == "escape":
+            view.editing, view.filter = False, ""
+        elif key == "backspace":
+            view.filter = view.filter[:-1]
+        elif len(key) == 1 and key.isprintable():
+            view.filter += key
+            view.scroll = 0

@@ -1,0 +1,330 @@
+"""The table of `top`: one interval as text, for any width and height."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from esimbpf.model import GroupBy, Kind, LinkTick, Row, Tick
+from esimbpf.units import Units, bytes_text, rate_text
+from esimbpf.users import user_name
+
+__all__ = ["KEYS", "Sort", "View", "render"]
+
+KEYS: Final = (
+    ("q", "quit"),
+    ("s, ← →", "sort by the next, previous or following column"),
+    ("r", "turn the order around"),
+    ("↑ ↓, PgUp PgDn, Home", "scroll"),
+    ("b", "rows by app, process, user, cgroup"),
+    ("p, space", "pause the display; counting goes on"),
+    ("/", "filter by name; Enter keeps it, Esc clears it"),
+    ("u", "decimal or binary units"),
+    ("?", "this help; any key leaves it"),
+)
+
+_SPECIAL: Final = (Kind.KERNEL, Kind.FORWARDED, Kind.UNATTRIBUTED, Kind.OVERFLOW)
+_SPARKS: Final = {False: " ▁▂▃▄▅▆▇█", True: " .:-=+*#@"}
+_BARS: Final = {False: ("█", "▏▎▍▌▋▊▉"), True: ("#", "")}
+_SPARK_WIDTH: Final = 12
+_BAR_WIDTH: Final = 8
+_GAP: Final = 2
+
+
+class Sort(StrEnum):
+    """What rows are sorted by."""
+
+    NAME = "name"
+    DOWN = "down"
+    UP = "up"
+    TOTAL_DOWN = "total down"
+    TOTAL_UP = "total up"
+
+
+@dataclass(slots=True)
+class View:
+    """How the user wants to see it."""
+
+    by: GroupBy
+    sort: Sort = Sort.DOWN
+    reverse: bool = False
+    filter: str = ""
+    editing: bool = False
+    """The filter is being typed."""
+    paused: bool = False
+    help: bool = False
+    scroll: int = 0
+    units: Units = Units.SI
+    ascii: bool = False
+    """The terminal shows no more than ASCII."""
+    keys: bool = True
+    """Whether there is a keyboard, and so a line that tells the keys."""
+    history: Mapping[tuple[str, Kind, str], Sequence[float]] = field(default_factory=dict)
+    """By link, kind and id: bytes per second of the last intervals, the newest last."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """One column: its title, its width (0: what is left), and a row's text in it."""
+
+    title: str
+    width: int
+    text: Callable[[Row], Text]
+    sort: Sort | None = None
+    left: bool = False
+    needs: int = 0
+    """The least width of the table with which it is shown."""
+
+
+def render(tick: Tick, view: View, width: int, height: int | None) -> RenderableType:
+    """The screen: a block for each link, warnings, and the keys; `height` None shows every row."""
+    if view.help:
+        return Group(*_help(view, width))
+    footer = _footer(tick, view, width)
+    blocks: list[Text] = []
+    room = None if height is None else height - len(footer)
+    for number, link in enumerate(tick.links):
+        left = None if room is None else (room - len(blocks)) // (len(tick.links) - number)
+        blocks += _block(link, tick, view, width, left)
+        if number + 1 < len(tick.links):
+            blocks.append(Text())
+    if room is not None:
+        blocks = blocks[: max(room, 1)]
+        blocks += [Text()] * (room - len(blocks))
+    return Group(*blocks, *footer)
+
+
+def _block(link: LinkTick, tick: Tick, view: View, width: int, height: int | None) -> list[Text]:
+    """One link: who it is, the rows' titles, the rows, and those that are always there."""
+    lines = _header(link, tick, view, width)
+    columns = _columns(link, tick, view, width)
+    lines.append(_titles(columns, view))
+    special = [row for row in link.rows if row.kind in _SPECIAL]
+    rows = _ordered([row for row in link.rows if row.kind not in _SPECIAL], tick, view)
+    if height is not None:
+        room = max(height - len(lines) - len(special) - 1, 1)
+        view.scroll = max(0, min(view.scroll, len(rows) - room))
+        hidden_above, hidden_below = view.scroll, max(0, len(rows) - view.scroll - room)
+        rows = rows[view.scroll : view.scroll + room]
+    else:
+        hidden_above = hidden_below = 0
+    lines += [_line(columns, row, "" if row.delta else "dim") for row in rows]
+    more = []
+    if hidden_above:
+        more.append(f"{hidden_above} above")
+    if hidden_below:
+        more.append(f"{hidden_below} more")
+    if not rows and not view.filter:
+        more.append("nothing has moved yet")
+    elif not rows:
+        more.append(f"nothing matches {view.filter!r}")
+    dash = "-" if view.ascii else "─"
+    rule = dash * 2 + (f" {', '.join(more)} " if more else "")
+    lines.append(_fit(Text(rule + dash * width, "dim"), width))
+    lines += [_line(columns, row, "yellow" if row.kind is Kind.OVERFLOW else "dim") for row in special]
+    return lines
+
+
+def _header(link: LinkTick, tick: Tick, view: View, width: int) -> list[Text]:
+    title = Text(link.link.name, "bold cyan")
+    state = f" {link.link.kind}"
+    if not link.present:
+        title.append("  GONE", "bold red")
+    elif not link.link.up:
+        state += ", down"
+    title.append(state, "dim")
+    if link.link.addresses:
+        title.append("  " + " ".join(link.link.addresses), "dim")
+    down, up = _arrows(view)
+    seconds = tick.interval_s or 1
+    rates = Text()
+    rates.append(f"{down} {rate_text(link.delta.rx_bytes / seconds, view.units)}", "bold green")
+    rates.append("  ")
+    rates.append(f"{up} {rate_text(link.delta.tx_bytes / seconds, view.units)}", "bold magenta")
+    rates.append("   total ", "dim")
+    rates.append(f"{down} {bytes_text(link.total.rx_bytes, view.units)}  ")
+    rates.append(f"{up} {bytes_text(link.total.tx_bytes, view.units)}")
+    if view.paused:
+        rates.append("   PAUSED", "bold reverse")
+    return [_fit(title, width), _fit(rates, width)]
+
+
+def _columns(link: LinkTick, tick: Tick, view: View, width: int) -> list[_Column]:
+    """The columns that fit. As it gets narrower they go in this order: user and path, history, processes, share,
+    totals, the rate up."""
+    seconds = tick.interval_s or 1
+    down, up = _arrows(view)
+    busiest = max((row.delta.total_bytes for row in link.rows), default=0)
+    all_bytes = link.total.total_bytes
+
+    def rate(amount: Callable[[Row], int], style: str) -> Callable[[Row], Text]:
+        return lambda row: Text(rate_text(amount(row) / seconds, view.units), style if amount(row) else "dim")
+
+    def size(amount: Callable[[Row], int]) -> Callable[[Row], Text]:
+        return lambda row: Text(bytes_text(amount(row), view.units) if amount(row) else "0")
+
+    def processes(row: Row) -> Text:
+        if row.kind in _SPECIAL:
+            return Text()
+        if row.kind is Kind.PROCESS:
+            return Text(str(row.processes[0].pid))
+        return Text(str(sum(not process.exited for process in row.processes)))
+
+    def share(row: Row) -> Text:
+        part = row.total.total_bytes / all_bytes if all_bytes else 0
+        return Text(_bar(part, view.ascii), "cyan") + Text(f" {part:4.0%}")
+
+    def history(row: Row) -> Text:
+        values = view.history.get((link.link.name, row.kind, row.id), ())
+        return Text(_spark(values, busiest / seconds, view.ascii), "green")
+
+    named = {GroupBy.APP: "app", GroupBy.PROCESS: "process", GroupBy.USER: "user", GroupBy.CGROUP: "cgroup"}[view.by]
+    columns = [
+        _Column(
+            named, 0, lambda row: Text(row.name, "" if row.kind not in _SPECIAL else "italic"), Sort.NAME, left=True
+        ),
+        _Column("pid" if view.by is GroupBy.PROCESS else "procs", 7, processes, needs=72),
+        _Column(f"{down}/s", 11, rate(lambda row: row.delta.rx_bytes, "green"), Sort.DOWN, needs=20),
+        _Column(f"{up}/s", 11, rate(lambda row: row.delta.tx_bytes, "magenta"), Sort.UP, needs=34),
+        _Column(f"{down} total", 9, size(lambda row: row.total.rx_bytes), Sort.TOTAL_DOWN, needs=46),
+        _Column(f"{up} total", 9, size(lambda row: row.total.tx_bytes), Sort.TOTAL_UP, needs=56),
+        _Column("share", _BAR_WIDTH + 5, share, needs=78, left=True),
+        _Column("history", _SPARK_WIDTH, history, needs=96, left=True),
+        _Column("user", 12, lambda row: Text(_users(row), "dim"), needs=120, left=True),
+        _Column("program", 36, lambda row: Text(_program(row), "dim"), needs=150, left=True),
+    ]
+    return [_sized(column, columns, width) for column in columns if width >= column.needs]
+
+
+def _sized(column: _Column, columns: Sequence[_Column], width: int) -> _Column:
+    """The first column takes what the others leave."""
+    if column.width:
+        return column
+    taken = sum(other.width + _GAP for other in columns if other.width and width >= other.needs)
+    left = max(8, min(width - taken, 48))
+    return _Column(column.title, left, column.text, column.sort, column.left, column.needs)
+
+
+def _users(row: Row) -> str:
+    users = dict.fromkeys(user_name(process.uid) for process in row.processes)
+    return ", ".join(users)
+
+
+def _program(row: Row) -> str:
+    programs = dict.fromkeys(process.exe or process.comm for process in row.processes)
+    return ", ".join(programs)
+
+
+def _titles(columns: Sequence[_Column], view: View) -> Text:
+    line = Text()
+    for number, column in enumerate(columns):
+        sorted_by = column.sort is view.sort
+        mark = ("v" if view.ascii else "▾") if not view.reverse else ("^" if view.ascii else "▴")
+        title = Text(column.title + (mark if sorted_by else ""), "bold underline" if sorted_by else "bold")
+        line.append(" " * _GAP if number else "")
+        line.append_text(_cell(title, column.width, column.left))
+    return line
+
+
+def _line(columns: Sequence[_Column], row: Row, style: str) -> Text:
+    line = Text()
+    for number, column in enumerate(columns):
+        line.append(" " * _GAP if number else "")
+        line.append_text(_cell(column.text(row), column.width, column.left))
+    line.stylize_before(style)
+    return line
+
+
+def _cell(text: Text, width: int, left: bool) -> Text:
+    """Text in a cell of this width; what is too long ends in an ellipsis."""
+    missing = width - cell_len(text.plain)
+    if missing < 0:
+        shortened = Text(set_cell_size(text.plain, max(width - 1, 0)), text.style)
+        shortened.append("…")
+        return shortened
+    return text + Text(" " * missing) if left else Text(" " * missing) + text
+
+
+def _fit(text: Text, width: int) -> Text:
+    text.truncate(width)
+    text.no_wrap = True
+    return text
+
+
+def _ordered(rows: Sequence[Row], tick: Tick, view: View) -> list[Row]:
+    """The rows that match the filter, sorted; what is equal in the sort's column is sorted by bytes and name."""
+    needle = view.filter.casefold()
+    chosen = [row for row in rows if needle in row.name.casefold() or needle in row.app.casefold()]
+    amount: dict[Sort, Callable[[Row], int]] = {
+        Sort.DOWN: lambda row: row.delta.rx_bytes,
+        Sort.UP: lambda row: row.delta.tx_bytes,
+        Sort.TOTAL_DOWN: lambda row: row.total.rx_bytes,
+        Sort.TOTAL_UP: lambda row: row.total.tx_bytes,
+    }
+    chosen.sort(key=lambda row: (-row.total.total_bytes, row.name, row.id))
+    if view.sort is Sort.NAME:
+        chosen.sort(key=lambda row: row.name.casefold(), reverse=view.reverse)
+    else:
+        chosen.sort(key=amount[view.sort], reverse=not view.reverse)
+    return chosen
+
+
+def _bar(part: float, ascii_only: bool) -> str:
+    full, parts = _BARS[ascii_only]
+    eighths = round(max(0.0, min(part, 1.0)) * _BAR_WIDTH * 8)
+    whole, rest = divmod(eighths, 8)
+    bar = full * whole + (parts[rest - 1] if rest and parts else "")
+    return bar.ljust(_BAR_WIDTH)
+
+
+def _spark(values: Sequence[float], most: float, ascii_only: bool) -> str:
+    """The last values as a line of bars, each as high as it is of the highest."""
+    levels = _SPARKS[ascii_only]
+    shown = list(values)[-_SPARK_WIDTH:]
+    most = max([most, *shown], default=0)
+    if most <= 0:
+        return " " * _SPARK_WIDTH
+    steps = len(levels) - 1
+    return "".join(levels[min(steps, -int(-value * steps // most))] for value in shown).rjust(_SPARK_WIDTH)
+
+
+def _arrows(view: View) -> tuple[str, str]:
+    return ("down", "up") if view.ascii else ("↓", "↑")
+
+
+def _footer(tick: Tick, view: View, width: int) -> list[Text]:
+    mark = "! " if view.ascii else "⚠ "
+    lines = [_fit(Text(mark + warning, "yellow"), width) for warning in tick.warnings[:3]]
+    if view.editing:
+        lines.append(_fit(Text(f"filter: {view.filter}_  (Enter keeps, Esc clears)", "reverse"), width))
+    elif view.keys:
+        keys = f"q quit  s sort: {view.sort}  b by: {view.by}  p pause  / filter  ? help"
+        if view.filter:
+            keys = f"filter: {view.filter}   {keys}"
+        lines.append(_fit(Text(keys, "dim"), width))
+    return lines
+
+
+def _help(view: View, width: int) -> list[Text]:
+    lines = [Text("keys", "bold"), Text()]
+    for keys, meaning in KEYS:
+        shown = keys.replace("← →", "left right").replace("↑ ↓", "up down") if view.ascii else keys
+        lines.append(_fit(Text(f"  {shown:<22}", "bold") + Text(meaning), width))
+    lines += [
+        Text(),
+        Text("rows that are no process", "bold"),
+        Text(),
+        _fit(Text("  kernel        answers to pings, resets: nobody asked for them here"), width),
+        _fit(Text("  forwarded     of tethered devices, containers and virtual machines"), width),
+        _fit(Text("  unattributed  what is left; should be next to nothing"), width),
+        _fit(Text("  overflow      processes beyond --max-processes"), width),
+        Text(),
+        _fit(Text("A byte is one that the carrier bills: IP header included, link layer not.", "dim"), width),
+    ]
+    return lines
