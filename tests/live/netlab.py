@@ -358,10 +358,10 @@ class WireLink:
 
         Raises AssertionError if a packet was lost between a device and the counter.
         """
-        last, since = self._before + self._counted(), time.monotonic()
+        last, since = self.crossed_so_far(), time.monotonic()
         deadline = since + 15
         while time.monotonic() - since < SILENCE_S:
-            now = self._before + self._counted()
+            now = self.crossed_so_far()
             if now != last:
                 last, since = now, time.monotonic()
             if time.monotonic() > deadline:
@@ -370,6 +370,10 @@ class WireLink:
         lost = dict(self._lost()) if self._present else {}
         assert not any(lost.values()), f"packets were lost before they could be counted: {lost}"
         return last
+
+    def crossed_so_far(self) -> Counters:
+        """The same while traffic goes on."""
+        return self._before + self._counted()
 
     def _counted(self) -> Counters:
         return self._metered() if not self.wire.raw else self._pumped()

@@ -208,11 +208,15 @@ class Watch:
     def __enter__(self) -> Self:
         try:
             self._marks = {link.name: link.crossed() for link in self._lab.links}
-            self.wait_for(lambda line: line["type"] == "start", "the start line")
+            self.await_start()
         except BaseException:
-            self._abandon()
+            self.close()
             raise
         return self
+
+    def await_start(self) -> None:
+        """Return when counting has begun."""
+        self.wait_for(lambda line: line["type"] == "start", "the start line")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -220,14 +224,20 @@ class Watch:
         try:
             if kind is None:
                 self._truth = {link.name: link.crossed() - self._marks[link.name] for link in self._lab.links}
-                if self.process.poll() is None:
-                    self.process.send_signal(signal.SIGINT)
-                assert self.process.wait(PATIENCE_S) == 0, self.complaints
-                assert self.report.end["reason"] in ("signal", "count", "link-gone")
+                self.end()
         finally:
-            self._abandon()
+            self.close()
 
-    def _abandon(self) -> None:
+    def end(self, number: signal.Signals = signal.SIGINT) -> None:
+        """End the run in order, unless it has ended by itself."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        assert self.process.wait(PATIENCE_S) == 0, self.complaints
+        assert "Traceback" not in self.complaints
+        assert self.report.end
+
+    def close(self) -> None:
+        """End the run at once if it still goes on."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
