@@ -33,8 +33,9 @@ _SPECIAL: Final = (Kind.KERNEL, Kind.FORWARDED, Kind.UNATTRIBUTED, Kind.OVERFLOW
 _SPARKS: Final = {False: " ▁▂▃▄▅▆▇█", True: " .:-=+*#@"}
 _BARS: Final = {False: ("█", "▏▎▍▌▋▊▉"), True: ("#", "")}
 _SPARK_WIDTH: Final = 12
-_BAR_WIDTH: Final = 8
+_BAR_WIDTH: Final = 6
 _GAP: Final = 2
+_NEVER: Final = 1 << 30
 
 
 class Sort(StrEnum):
@@ -104,17 +105,17 @@ def _block(link: LinkTick, tick: Tick, view: View, width: int, height: int | Non
     """One link: who it is, the rows' titles, the rows, and those that are always there."""
     lines = _header(link, tick, view, width)
     columns = _columns(link, tick, view, width)
-    lines.append(_titles(columns, view))
+    lines.append(_titles(columns, view, width))
     special = [row for row in link.rows if row.kind in _SPECIAL]
     rows = _ordered([row for row in link.rows if row.kind not in _SPECIAL], tick, view)
     if height is not None:
-        room = max(height - len(lines) - len(special) - 1, 1)
+        room = max(height - len(lines) - len(special) - 1, 0)
         view.scroll = max(0, min(view.scroll, len(rows) - room))
         hidden_above, hidden_below = view.scroll, max(0, len(rows) - view.scroll - room)
         rows = rows[view.scroll : view.scroll + room]
     else:
         hidden_above = hidden_below = 0
-    lines += [_line(columns, row, "" if row.delta else "dim") for row in rows]
+    lines += [_line(columns, row, "" if row.delta else "dim", view, width) for row in rows]
     more = []
     if hidden_above:
         more.append(f"{hidden_above} above")
@@ -127,7 +128,7 @@ def _block(link: LinkTick, tick: Tick, view: View, width: int, height: int | Non
     dash = "-" if view.ascii else "─"
     rule = dash * 2 + (f" {', '.join(more)} " if more else "")
     lines.append(_fit(Text(rule + dash * width, "dim"), width))
-    lines += [_line(columns, row, "yellow" if row.kind is Kind.OVERFLOW else "dim") for row in special]
+    lines += [_line(columns, row, "yellow" if row.kind is Kind.OVERFLOW else "dim", view, width) for row in special]
     return lines
 
 
@@ -190,12 +191,12 @@ def _columns(link: LinkTick, tick: Tick, view: View, width: int) -> list[_Column
             named, 0, lambda row: Text(row.name, "" if row.kind not in _SPECIAL else "italic"), Sort.NAME, left=True
         ),
         _Column("pid" if view.by is GroupBy.PROCESS else "procs", 7, processes, needs=72),
-        _Column(f"{down}/s", 11, rate(lambda row: row.delta.rx_bytes, "green"), Sort.DOWN, needs=20),
-        _Column(f"{up}/s", 11, rate(lambda row: row.delta.tx_bytes, "magenta"), Sort.UP, needs=34),
-        _Column(f"{down} total", 9, size(lambda row: row.total.rx_bytes), Sort.TOTAL_DOWN, needs=46),
-        _Column(f"{up} total", 9, size(lambda row: row.total.tx_bytes), Sort.TOTAL_UP, needs=56),
+        _Column(f"{down}/s", 10, rate(lambda row: row.delta.rx_bytes, "green"), Sort.DOWN, needs=20),
+        _Column(f"{up}/s", 10, rate(lambda row: row.delta.tx_bytes, "magenta"), Sort.UP, needs=34),
+        _Column(f"{down} total", 8, size(lambda row: row.total.rx_bytes), Sort.TOTAL_DOWN, needs=46),
+        _Column(f"{up} total", 8, size(lambda row: row.total.tx_bytes), Sort.TOTAL_UP, needs=56),
         _Column("share", _BAR_WIDTH + 5, share, needs=78, left=True),
-        _Column("history", _SPARK_WIDTH, history, needs=96, left=True),
+        _Column("history", _SPARK_WIDTH, history, needs=96 if view.history else _NEVER, left=True),
         _Column("user", 12, lambda row: Text(_users(row), "dim"), needs=120, left=True),
         _Column("program", 36, lambda row: Text(_program(row), "dim"), needs=150, left=True),
     ]
@@ -221,32 +222,32 @@ def _program(row: Row) -> str:
     return ", ".join(programs)
 
 
-def _titles(columns: Sequence[_Column], view: View) -> Text:
+def _titles(columns: Sequence[_Column], view: View, width: int) -> Text:
     line = Text()
     for number, column in enumerate(columns):
         sorted_by = column.sort is view.sort
         mark = ("v" if view.ascii else "▾") if not view.reverse else ("^" if view.ascii else "▴")
         title = Text(column.title + (mark if sorted_by else ""), "bold underline" if sorted_by else "bold")
         line.append(" " * _GAP if number else "")
-        line.append_text(_cell(title, column.width, column.left))
-    return line
+        line.append_text(_cell(title, column.width, column.left, view))
+    return _fit(line, width)
 
 
-def _line(columns: Sequence[_Column], row: Row, style: str) -> Text:
+def _line(columns: Sequence[_Column], row: Row, style: str, view: View, width: int) -> Text:
     line = Text()
     for number, column in enumerate(columns):
         line.append(" " * _GAP if number else "")
-        line.append_text(_cell(column.text(row), column.width, column.left))
+        line.append_text(_cell(column.text(row), column.width, column.left, view))
     line.stylize_before(style)
-    return line
+    return _fit(line, width)
 
 
-def _cell(text: Text, width: int, left: bool) -> Text:
+def _cell(text: Text, width: int, left: bool, view: View) -> Text:
     """Text in a cell of this width; what is too long ends in an ellipsis."""
     missing = width - cell_len(text.plain)
     if missing < 0:
         shortened = Text(set_cell_size(text.plain, max(width - 1, 0)), text.style)
-        shortened.append("…")
+        shortened.append("~" if view.ascii else "…")
         return shortened
     return text + Text(" " * missing) if left else Text(" " * missing) + text
 

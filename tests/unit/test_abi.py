@@ -4,6 +4,7 @@ import ctypes
 import re
 import subprocess
 from pathlib import Path
+from struct import Struct
 
 import pytest
 
@@ -59,7 +60,7 @@ def test_sizes_are_those_of_the_header(tmp_path: Path) -> None:
     ],
 )
 def test_fields_stand_where_the_header_has_them(
-    tmp_path: Path, name: str, structure: "abi.struct.Struct", fields: list[str]
+    tmp_path: Path, name: str, structure: Struct, fields: list[str]
 ) -> None:
     said = say(
         tmp_path,
