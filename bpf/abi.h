@@ -26,13 +26,19 @@ enum reserved_slot {
 	SLOT_UNATTRIBUTED = 2,	/* a user's socket whose owner is not known */
 	SLOT_OVERFLOW = 3,	/* processes that found no free slot */
 
-	/* What the reader needs to close the ledger; see the comments in account.h. */
+	/*
+	 * What the reader needs to close the ledger; see the comments in account.h.
+	 * A packet is counted in all that concern it by one CPU, before that CPU
+	 * does anything else than receive packets.
+	 */
 	SLOT_LINK = 4,		/* rx: every IP packet that came in; tx is the sum of the rows */
 	SLOT_OTHER = 5,		/* frames that are no IP packets, both ways: not billable */
 	SLOT_FRAGMENT = 6,	/* rx: IP fragments that came in, a part of SLOT_LINK */
 	SLOT_FRAGMENT_HEADER = 7, /* rx: what reassembly takes away: headers, and all packets but one */
 	SLOT_REASSEMBLED = 8,	/* rx: reassembled packets that a socket received */
 	SLOT_FORWARDED_FRAGMENT = 9, /* rx: fragments that went on; tx: their SLOT_FRAGMENT_HEADER part */
+
+	SLOT_TAKEN = 10,	/* rx: what sockets of this network namespace received, a sum over rows */
 
 	FIRST_PROCESS_SLOT = 16,
 };

@@ -586,6 +586,7 @@ static __always_inline int packet_delivered(struct __sk_buff *skb)
 		weigh_segments(skb, 0, &weight);
 	if (link_at(link)->fragments_seen)
 		count_reassembled(skb, link, &weight);
+	count(link, SLOT_TAKEN, weight, RECEIVED);
 	count(link, slot, weight, RECEIVED);
 	return 1;
 }

@@ -60,7 +60,6 @@ class Difference:
 
     def __init__(self, sees_forwarding: bool = True) -> None:
         self._sees_forwarding = sees_forwarding
-        self._delivered = NOTHING
         self._totals = dict.fromkeys((Kind.KERNEL, Kind.FORWARDED, Kind.UNATTRIBUTED, Kind.OVERFLOW), NOTHING)
         self._no_ip = NOTHING
         self._waiting: deque[tuple[int, _Received]] = deque()
@@ -69,15 +68,9 @@ class Difference:
     def advance(self, reading: LinkReading, now_ns: int, final: bool = False) -> LinkDelta:
         """What has been added since the last call; `final` carries nothing over any more."""
         at = reading.reserved
-        self._delivered += sum_of(reading.processes.values())
         arrived = _Received.of(at[ReservedSlot.LINK])
         forwarded = _Received.of(at[ReservedSlot.FORWARDED])
-        taken = (
-            _Received.of(self._delivered)
-            + _Received.of(at[ReservedSlot.OVERFLOW])
-            + _Received.of(at[ReservedSlot.KERNEL])
-            + _Received.of(at[ReservedSlot.UNATTRIBUTED])
-        )
+        taken = _Received.of(at[ReservedSlot.TAKEN])
         headers, waiting = self._fragments(at, now_ns, final)
         left = arrived - taken - forwarded - headers - waiting
         # A router that fragments sends on more than it received.

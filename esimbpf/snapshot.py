@@ -25,6 +25,7 @@ class ReservedSlot(IntEnum):
     FRAGMENT_HEADER = 7
     REASSEMBLED = 8
     FORWARDED_FRAGMENT = 9
+    TAKEN = 10
 
 
 FIRST_PROCESS_SLOT: Final = 16
@@ -35,7 +36,7 @@ class LinkReading:
     """One link's counters."""
 
     reserved: Mapping[ReservedSlot, Counters]
-    """Since counting began."""
+    """Since counting began. What was received stands as of one moment, between two packets."""
     processes: Mapping[int, Counters]
     """By slot, what has been added since the reading before; slots with nothing are left out."""
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from esimbpf import __version__
+from esimbpf.cli.demo import demo
 from esimbpf.cli.options import Common, EngineName
 from esimbpf.cli.top import top
 from esimbpf.cli.watch import watch
@@ -53,3 +54,4 @@ def common(
 
 app.command()(top)
 app.command()(watch)
+app.command()(demo)

@@ -9,6 +9,7 @@ import ctypes
 import os
 import platform
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,6 +25,9 @@ _MEMBARRIER: Final = {"x86_64": 324, "i686": 375, "armv7l": 389, "armv8l": 389, 
 _MEMBARRIER_ELSEWHERE: Final = 283
 _MEMBARRIER_CMD_GLOBAL: Final = 1
 
+_ARRIVALS: Final = frozenset({ReservedSlot.LINK, ReservedSlot.FRAGMENT, ReservedSlot.FRAGMENT_HEADER})
+"""What is counted when a packet comes in; the rest, when it gets somewhere."""
+
 _ROOM: Final = 64
 """Entries compared at once when looking for changes."""
 
@@ -33,8 +37,38 @@ QUIET_NS: Final = 120 * 10**9
 _LOOK_FOR_EXITS_NS: Final = 5 * 10**9
 
 
-def wait_for_packets_under_way() -> None:
-    """Return when every packet that was between two hooks has reached the second.
+def between_packets(read: Callable[[], bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """For each possible CPU, what `read` gave while that CPU was not in the middle of receiving a packet.
+
+    Packets are received in softirq, which no process interrupts: while this thread runs on a CPU, that CPU is
+    between two packets. Where this thread may not run (cpusets, CPUs that are off), two readings stand for the one:
+    all packets that had arrived by the first have been handled by the second.
+    """
+    allowed = os.sched_getaffinity(0)
+    try:
+        for cpu in _cpus("possible"):
+            try:
+                os.sched_setaffinity(0, {cpu})
+            except OSError:
+                arrived = read()
+                _wait_for_packets_under_way()
+                yield arrived, read()
+            else:
+                both = read()
+                yield both, both
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def _cpus(which: str) -> list[int]:
+    """The CPUs of a list as the kernel writes it, `0-3,8`."""
+    with open(f"/sys/devices/system/cpu/{which}", encoding="ascii") as file:
+        parts = [part.partition("-") for part in file.read().strip().split(",")]
+    return [cpu for first, _, last in parts for cpu in range(int(first), int(last or first) + 1)]
+
+
+def _wait_for_packets_under_way() -> None:
+    """Return when every packet has been handled that was under way.
 
     Packets are handled in RCU read-side sections, and membarrier(MEMBARRIER_CMD_GLOBAL) waits for the end of
     all that have begun (kernel/sched/membarrier.c). About 10 ms; no work.
@@ -81,9 +115,8 @@ class Reader:
         self._finds_exits = engine.program_fd("process_exited") is None
 
     def read(self) -> Snapshot:
-        """Read all counters; what has come in for a link is read first, so that nobody has more than it."""
-        arrived = [self._arrived(link) for link in range(len(self._reserved))]
-        wait_for_packets_under_way()
+        """Read all counters."""
+        received = [self._received(link) for link in range(len(self._reserved))]
         now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         wall_ns = time.time_ns()
         if self._finds_exits:
@@ -95,7 +128,13 @@ class Reader:
         for link, reserved in enumerate(self._reserved):
             for slot in ReservedSlot:
                 reserved[slot] += added[link].pop(slot, NOTHING)
-            readings.append(LinkReading({**reserved, **arrived[link]}, added[link]))
+            at_once = {
+                slot: replace(reserved[slot], rx_bytes=counters.rx_bytes, rx_packets=counters.rx_packets)
+                for slot, counters in received[link].items()
+            }
+            # Of forwarded fragments, tx says what belongs to rx.
+            at_once[ReservedSlot.FORWARDED_FRAGMENT] = received[link][ReservedSlot.FORWARDED_FRAGMENT]
+            readings.append(LinkReading(at_once, added[link]))
         active = {slot for reading in readings for slot in reading.processes}
         ended = self._note_states(states, active, now_ns)
         snapshot = Snapshot(
@@ -108,19 +147,16 @@ class Reader:
         self._take_back(now_ns)
         return snapshot
 
-    def _arrived(self, link: int) -> dict[ReservedSlot, Counters]:
-        """What came in for a link, by the slots that only the arrival of packets writes."""
-        block = self._engine.usage_blocks.lookup(link * self._blocks_per_link)
-        return {
-            slot: sum(
-                (
-                    Counters(*abi.USAGE.unpack_from(block, at + slot * abi.USAGE.size))
-                    for at in range(0, len(block), abi.USAGE_BLOCK.size)
-                ),
-                start=NOTHING,
-            )
-            for slot in (ReservedSlot.LINK, ReservedSlot.FRAGMENT, ReservedSlot.FRAGMENT_HEADER)
-        }
+    def _received(self, link: int) -> dict[ReservedSlot, Counters]:
+        """The reserved slots of a link, of each CPU at a moment when it is not in the middle of a packet."""
+        block = link * self._blocks_per_link
+        totals = dict.fromkeys(ReservedSlot, NOTHING)
+        for index, (arrived, handled) in enumerate(between_packets(lambda: self._engine.usage_blocks.lookup(block))):
+            for slot in ReservedSlot:
+                raw = arrived if slot in _ARRIVALS else handled
+                at = index * abi.USAGE_BLOCK.size + slot * abi.USAGE.size
+                totals[slot] += Counters(*abi.USAGE.unpack_from(raw, at))
+        return totals
 
     def _added(self) -> list[dict[int, Counters]]:
         """By link and slot, what the last reading did not have yet."""

@@ -14,7 +14,9 @@ SECOND = 10**9
 
 
 def reading(reserved: Mapping[ReservedSlot, Counters] | None = None, **processes: Counters) -> LinkReading:
-    everything = dict.fromkeys(ReservedSlot, NOTHING) | dict(reserved or {})
+    """A link's reading; what processes have received is all that sockets took, unless `reserved` says more."""
+    taken = sum(processes.values(), start=NOTHING)
+    everything = dict.fromkeys(ReservedSlot, NOTHING) | {ReservedSlot.TAKEN: taken} | dict(reserved or {})
     return LinkReading(everything, {int(slot[1:]): counters for slot, counters in processes.items()})
 
 

@@ -1,0 +1,1 @@
+"""Honest programs with different habits, for `esimbpf demo`: each script of this folder is one, run by itself."""
