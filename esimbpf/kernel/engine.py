@@ -13,6 +13,7 @@ import mmap
 import os
 import re
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,7 @@ from esimbpf.kernel import abi, libbpf
 from esimbpf.kernel.programs import PROGRAMS, Hook, Program
 from esimbpf.snapshot import FIRST_PROCESS_SLOT
 
-__all__ = ["OBJECT", "Engine", "Lost", "header_bytes"]
+__all__ = ["BTF_VARIABLE", "OBJECT", "Engine", "Lost", "header_bytes", "kernel_btf", "load"]
 
 OBJECT: Final = Path(__file__).with_name("esimbpf.bpf.o")
 _BTF: Final = "/sys/kernel/btf/vmlinux"
@@ -41,12 +42,49 @@ def header_bytes(device_type: int) -> int:
     return _HEADER_BYTES.get(device_type, 0)
 
 
+def kernel_btf() -> str:
+    """Where the kernel's type information is looked for."""
+    return os.environ.get(BTF_VARIABLE, _BTF)
+
+
 @dataclass(frozen=True, slots=True)
 class Lost:
     """An optional program that could not be loaded or attached, and why."""
 
     program: Program
     reason: str
+
+
+def load(without: Collection[str], slots: int, links: int) -> int:
+    """Load the object without some of its programs, with room for that many slots and links; gives its handle.
+
+    OSError if the kernel or libbpf refuses; libbpf has said why.
+    """
+    lib = libbpf.library()
+    loaded: int | None = lib.bpf_object__open_file(os.fsencode(OBJECT), None)
+    if not loaded:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    try:
+        for program in PROGRAMS:
+            if program.name in without:
+                libbpf.check(lib.bpf_program__set_autoload(libbpf.find_program(loaded, program.name), False), "")
+        for name, entries in (
+            ("usage_blocks", slots // abi.USAGES_PER_BLOCK * links),
+            ("slots", slots),
+            ("processes", slots),
+            ("free_slots", slots),
+            ("process_slots", slots),
+        ):
+            libbpf.check(lib.bpf_map__set_max_entries(libbpf.find_map(loaded, name), entries), name)
+        size = ctypes.c_size_t()
+        settings = lib.bpf_map__initial_value(libbpf.find_map(loaded, ".rodata"), ctypes.byref(size))
+        packed = abi.SETTINGS.pack(slots, links, "process_forked" not in without)
+        ctypes.memmove(settings, packed, abi.SETTINGS.size)
+        libbpf.check(lib.bpf_object__load(loaded), "loading")
+    except OSError:
+        lib.bpf_object__close(loaded)
+        raise
+    return loaded
 
 
 class Engine:
@@ -101,7 +139,7 @@ class Engine:
 
     def _load(self, without: set[str]) -> int:
         """Load the object, leaving out optional programs that the kernel refuses, one by one."""
-        btf = os.environ.get(BTF_VARIABLE, _BTF)
+        btf = kernel_btf()
         if not os.path.exists(btf):
             raise KernelLacks(
                 f"the kernel gives no type information (BTF): {btf} is missing",
@@ -113,52 +151,25 @@ class Engine:
                 "run scripts/setup, or install the package again",
             )
         while True:
-            with libbpf.Log() as log:
-                loaded = self._try_load(without)
-            if not isinstance(loaded, OSError):
-                return loaded
-            if loaded.errno == errno.EPERM:
-                raise NotPermitted(
-                    "loading eBPF programs is not permitted",
-                    "run as root (sudo esimbpf …), or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN",
-                )
-            refused = self._refused(log.lines, without)
-            if refused is None or refused.required:
-                name = f"the program `{refused.name}`" if refused else "the programs"
-                said = [line for line in log.lines if line.strip()][-12:]
-                raise KernelLacks(
-                    f"the kernel refuses {name}: {loaded.strerror}",
-                    "esimbpf doctor says what this kernel has; the last words of libbpf:\n  " + "\n  ".join(said),
-                )
-            self.lost.append(Lost(refused, loaded.strerror or "refused"))
-            without.add(refused.name)
-
-    def _try_load(self, without: set[str]) -> int | OSError:
-        lib = libbpf.library()
-        loaded: int | None = lib.bpf_object__open_file(os.fsencode(OBJECT), None)
-        if not loaded:
-            return OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        try:
-            for program in PROGRAMS:
-                if program.name in without:
-                    libbpf.check(lib.bpf_program__set_autoload(libbpf.find_program(loaded, program.name), False), "")
-            for name, entries in (
-                ("usage_blocks", self.slots // abi.USAGES_PER_BLOCK * self.links),
-                ("slots", self.slots),
-                ("processes", self.slots),
-                ("free_slots", self.slots),
-                ("process_slots", self.slots),
-            ):
-                libbpf.check(lib.bpf_map__set_max_entries(libbpf.find_map(loaded, name), entries), name)
-            size = ctypes.c_size_t()
-            settings = lib.bpf_map__initial_value(libbpf.find_map(loaded, ".rodata"), ctypes.byref(size))
-            packed = abi.SETTINGS.pack(self.slots, self.links, "process_forked" not in without)
-            ctypes.memmove(settings, packed, abi.SETTINGS.size)
-            libbpf.check(lib.bpf_object__load(loaded), "loading")
-        except OSError as error:
-            lib.bpf_object__close(loaded)
-            return error
-        return loaded
+            try:
+                with libbpf.Log() as log:
+                    return load(without, self.slots, self.links)
+            except OSError as error:
+                if error.errno == errno.EPERM:
+                    raise NotPermitted(
+                        "loading eBPF programs is not permitted",
+                        "run as root (sudo esimbpf …), or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN",
+                    ) from error
+                refused = self._refused(log.lines, without)
+                if refused is None or refused.required:
+                    name = f"the program `{refused.name}`" if refused else "the programs"
+                    said = [line for line in log.lines if line.strip()][-12:]
+                    raise KernelLacks(
+                        f"the kernel refuses {name}: {error.strerror}",
+                        "esimbpf doctor says what this kernel has; the last words of libbpf:\n  " + "\n  ".join(said),
+                    ) from error
+                self.lost.append(Lost(refused, error.strerror or "refused"))
+                without.add(refused.name)
 
     @staticmethod
     def _refused(lines: list[str], without: set[str]) -> Program | None:
