@@ -8,13 +8,16 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import struct
 from collections.abc import Callable
 from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_size_t, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
 from errno import ENOENT
 from functools import cache
 from typing import Any, Final
 
 from esimbpf.errors import KernelLacks
+from esimbpf.text import printable
 
 TCX_INGRESS: Final = 46
 TCX_EGRESS: Final = 47
@@ -38,6 +41,12 @@ _BPF_SYSCALL: Final = {
     "ppc64le": 361,
     "s390x": 351,
 }
+
+_ALLOW_MULTI: Final = 1 << 1
+_MOST_PROGRAMS: Final = 64  # BPF_CGROUP_MAX_PROGS, BPF_MPROG_MAX
+
+# struct bpf_prog_info up to its name: id, jited_prog_len, name.
+_PROGRAM_INFO: Final = struct.Struct("=4xI8xI44x16s")
 
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 
@@ -90,6 +99,23 @@ def library() -> ctypes.CDLL:
         "bpf_link_create": (c_int, (c_int, c_int, c_int, c_void_p)),
         "bpf_iter_create": (c_int, (c_int,)),
         "bpf_raw_tracepoint_open": (c_int, (c_char_p, c_int)),
+        "bpf_object__next_program": (c_void_p, (c_void_p, c_void_p)),
+        "bpf_program__name": (c_char_p, (c_void_p,)),
+        "bpf_program__type": (c_int, (c_void_p,)),
+        "bpf_program__insns": (c_void_p, (c_void_p,)),
+        "bpf_program__insn_cnt": (c_size_t, (c_void_p,)),
+        "bpf_object__next_map": (c_void_p, (c_void_p, c_void_p)),
+        "bpf_map__name": (c_char_p, (c_void_p,)),
+        "bpf_map__type": (c_int, (c_void_p,)),
+        "bpf_map__value_size": (c_uint32, (c_void_p,)),
+        "bpf_prog_query": (c_int, (c_int, c_int, c_uint32, POINTER(c_uint32), c_void_p, POINTER(c_uint32))),
+        "bpf_prog_get_fd_by_id": (c_int, (c_uint32,)),
+        "bpf_obj_get_info_by_fd": (c_int, (c_int, c_void_p, POINTER(c_uint32))),
+        "libbpf_probe_bpf_prog_type": (c_int, (c_int, c_void_p)),
+        "libbpf_probe_bpf_map_type": (c_int, (c_int, c_void_p)),
+        "libbpf_probe_bpf_helper": (c_int, (c_int, c_int, c_void_p)),
+        "libbpf_bpf_prog_type_str": (c_char_p, (c_int,)),
+        "libbpf_bpf_map_type_str": (c_char_p, (c_int,)),
     }
     for name, (result, arguments) in declarations.items():
         function = getattr(lib, name)
@@ -212,6 +238,56 @@ class Batch:
         if result < 0 and ctypes.get_errno() != ENOENT:
             check(result, f"map {self._map.name}")
         return self._values
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramInfo:
+    """What the kernel tells of a loaded program."""
+
+    id: int
+    name: str
+    jitted: bool
+    """Whether it runs as machine code; an interpreter runs it otherwise."""
+
+
+def program_info(fd: int) -> ProgramInfo:
+    """What the kernel tells of the program with this descriptor; OSError if it does not."""
+    raw = ctypes.create_string_buffer(_PROGRAM_INFO.size)
+    size = c_uint32(len(raw))
+    check(library().bpf_obj_get_info_by_fd(fd, raw, byref(size)), "program's info")
+    number, jitted_bytes, name = _PROGRAM_INFO.unpack(raw)
+    return ProgramInfo(number, printable(name.split(b"\0", 1)[0]), bool(jitted_bytes))
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """The programs at one place, in the order in which they run."""
+
+    programs: tuple[ProgramInfo, ...]
+    exclusive: bool
+    """Whoever attached them to this cgroup lets nobody else in (no BPF_F_ALLOW_MULTI)."""
+
+
+def programs_at(target: int, attach_type: int) -> Attached:
+    """The programs that are attached to a cgroup (its descriptor) or an interface (its ifindex, for tcx).
+
+    OSError where the kernel does not tell: EINVAL without tcx (before 6.6), EPERM without CAP_NET_ADMIN.
+    """
+    flags, count = c_uint32(), c_uint32(_MOST_PROGRAMS)
+    ids = (c_uint32 * _MOST_PROGRAMS)()
+    check(library().bpf_prog_query(target, attach_type, 0, byref(flags), ids, byref(count)), "query")
+    programs = []
+    for number in ids[: count.value]:
+        fd = library().bpf_prog_get_fd_by_id(number)
+        if fd < 0:  # gone meanwhile, or no CAP_SYS_ADMIN
+            programs.append(ProgramInfo(number, "", True))
+            continue
+        try:
+            programs.append(program_info(fd))
+        finally:
+            os.close(fd)
+    in_cgroup = attach_type not in (TCX_INGRESS, TCX_EGRESS)
+    return Attached(tuple(programs), in_cgroup and bool(programs) and not flags.value & _ALLOW_MULTI)
 
 
 def link_create(program_fd: int, target: int, attach_type: int, what: str) -> int:
