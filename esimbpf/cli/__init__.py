@@ -15,8 +15,9 @@ def main() -> None:
     """Run the command, and turn what goes wrong into two lines and an exit status."""
     from esimbpf.cli.app import app
 
+    words, command = _split(sys.argv[1:])
     try:
-        status = app(standalone_mode=False)
+        status = app(args=words, obj=command, standalone_mode=False)
         sys.stdout.flush()
     except EsimbpfError as error:
         status = _say(error)
@@ -29,6 +30,14 @@ def main() -> None:
     except Exception as error:
         status = _say_of_library(error)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _split(words: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """What is for esimbpf, and the command behind the first `--`, which keeps its own options."""
+    if "--" not in words:
+        return words, ()
+    at = words.index("--")
+    return words[:at], tuple(words[at + 1 :])
 
 
 def _say(error: EsimbpfError) -> int:

@@ -9,8 +9,10 @@ import typer
 from esimbpf import __version__
 from esimbpf.cli.demo import demo
 from esimbpf.cli.options import Common, EngineName
+from esimbpf.cli.run import run
 from esimbpf.cli.top import top
 from esimbpf.cli.watch import watch
+from esimbpf.errors import UsageError
 
 app = typer.Typer(
     name="esimbpf",
@@ -45,7 +47,10 @@ def common(
     ] = False,
 ) -> None:
     """Remember the options that stand before the command."""
-    context.obj = Common(netns, engine, cgroup)
+    command: tuple[str, ...] = context.obj or ()
+    if command and context.invoked_subcommand != "run":
+        raise UsageError("only `run` takes a command behind --", "for example: esimbpf run -- curl -O …")
+    context.obj = Common(netns, engine, cgroup, command)
     if netns is not None:
         from esimbpf.kernel.netns import enter
 
@@ -54,4 +59,5 @@ def common(
 
 app.command()(top)
 app.command()(watch)
+app.command()(run)
 app.command()(demo)

@@ -39,6 +39,8 @@ class Common:
     netns: str | None
     engine: EngineName
     cgroup: str | None
+    command: tuple[str, ...] = ()
+    """What stands behind `--`."""
 
 
 Links = Annotated[
