@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -107,7 +107,8 @@ def _programs(names: Names) -> Iterator[None]:
             yield
         finally:
             for program in running:
-                program.kill()
+                with suppress(ProcessLookupError):
+                    os.killpg(program.pid, signal.SIGKILL)
             for program in running:
                 program.wait()
                 if program.stdout:

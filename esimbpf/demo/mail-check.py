@@ -7,7 +7,7 @@ import time
 
 
 def check(server: str) -> None:
-    with socket.create_connection((server, 7001)) as connection:
+    with socket.create_connection((server, 7001), timeout=1) as connection:
         size = 2_003
         connection.sendall(size.to_bytes(8, "big"))
         while size > 0:
@@ -17,8 +17,10 @@ def check(server: str) -> None:
 while True:
     for _ in range(5):
         if os.fork() == 0:
-            check(sys.argv[1])
-            os._exit(0)
+            try:
+                check(sys.argv[1])
+            finally:
+                os._exit(0)
     for _ in range(5):
         os.wait()
     time.sleep(0.5)

@@ -190,7 +190,9 @@ def _columns(link: LinkTick, tick: Tick, view: View, width: int) -> list[_Column
         _Column(
             named, 0, lambda row: Text(row.name, "" if row.kind not in _SPECIAL else "italic"), Sort.NAME, left=True
         ),
-        _Column("pid" if view.by is GroupBy.PROCESS else "procs", 7, processes, needs=72),
+        _Column("pid", 7, processes, needs=72)
+        if view.by is GroupBy.PROCESS
+        else _Column("procs", 5, processes, needs=72),
         _Column(f"{down}/s", 10, rate(lambda row: row.delta.rx_bytes, "green"), Sort.DOWN, needs=20),
         _Column(f"{up}/s", 10, rate(lambda row: row.delta.tx_bytes, "magenta"), Sort.UP, needs=34),
         _Column(f"{down} total", 8, size(lambda row: row.total.rx_bytes), Sort.TOTAL_DOWN, needs=46),

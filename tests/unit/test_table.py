@@ -139,7 +139,7 @@ def test_long_and_wide_names_keep_the_columns_in_place() -> None:
         console.print(render(tick(rows + NO_ROWS), View(GroupBy.APP), 80, None))
     lines = [line for line in captured.get().splitlines() if "%" in line]
     assert {cell_len(line) for line in lines} == {80}
-    assert "a-very-long-n… " in lines[0]
+    assert "a-very-long-nam… " in lines[0]
 
 
 def test_process_rows_show_their_pid() -> None:
