@@ -8,6 +8,7 @@ import typer
 
 from esimbpf import __version__
 from esimbpf.cli.demo import demo
+from esimbpf.cli.links import links
 from esimbpf.cli.options import Common, EngineName
 from esimbpf.cli.run import run
 from esimbpf.cli.top import top
@@ -60,4 +61,5 @@ def common(
 app.command()(top)
 app.command()(watch)
 app.command()(run)
+app.command()(links)
 app.command()(demo)

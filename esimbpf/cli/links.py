@@ -1,0 +1,35 @@
+"""`esimbpf links`: which interfaces are cellular, and how that is known."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+
+def links(
+    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the table.")] = False,
+) -> None:
+    """List the interfaces: which are cellular, and how that is known.
+
+    Those that are counted when no link is named have an asterisk. Needs no root.
+
+    [dim]The names of all cellular links:[/dim]
+    esimbpf links --json | jq -r '.links[] | select(.cellular == "yes") | .link'
+    """
+    from rich.console import Console
+
+    from esimbpf.kernel.links import cellular_links, list_links
+    from esimbpf.sinks.links import links_json, links_table
+
+    found = list_links()
+    counted = cellular_links(found)
+    if json:
+        sys.stdout.buffer.write(links_json(found, counted))
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal and not os.environ.get("COLUMNS"):
+        console = Console(highlight=False, width=120)
+    console.print(links_table(found, counted))
