@@ -48,6 +48,8 @@ _MOST_PROGRAMS: Final = 64  # BPF_CGROUP_MAX_PROGS, BPF_MPROG_MAX
 # struct bpf_prog_info up to its name: id, jited_prog_len, name.
 _PROGRAM_INFO: Final = struct.Struct("=4xI8xI44x16s")
 
+_WARNING: Final = 0  # enum libbpf_print_level
+
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 
 
@@ -130,6 +132,17 @@ def version() -> str:
     return text.decode()
 
 
+def machine_known() -> bool:
+    """Whether the number of bpf(2) on this architecture is known, which a place among other tcx programs takes."""
+    return platform.machine() in _BPF_SYSCALL
+
+
+def supports(kind: str, *numbers: int) -> bool | None:
+    """Whether the kernel knows a `prog_type`, a `map_type`, or in programs of a type a `helper`; None if unknown."""
+    result: int = library()[f"libbpf_probe_bpf_{kind}"](*numbers, None)
+    return bool(result) if result >= 0 else None
+
+
 def check(result: int, what: str) -> int:
     """Pass on what a call returned; OSError if that is negative."""
     if result < 0:
@@ -155,16 +168,26 @@ def _found(handle: int | None, what: str) -> int:
 
 
 class Log:
-    """Collects what libbpf prints, the verifier's words included, instead of stderr."""
+    """Collects what libbpf prints, the verifier's words included, instead of stderr.
+
+    `lines` is all of it, `warnings` what is no mere information; the verifier's words on one program are one of them.
+    """
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.warnings: list[str] = []
         libc = ctypes.CDLL(None)
-        buffer = ctypes.create_string_buffer(1 << 16)
 
-        def collect(_level: int, template: bytes, arguments: int) -> int:
-            libc.vsnprintf(buffer, c_size_t(len(buffer)), c_char_p(template), c_void_p(arguments))
-            self.lines.append(buffer.value.decode(errors="replace").rstrip("\n"))
+        def collect(level: int, template: bytes, arguments: int) -> int:
+            # What matters in the verifier's words is at their end, however long they are.
+            made = c_void_p()
+            length = libc.vasprintf(byref(made), c_char_p(template), c_void_p(arguments))
+            if length >= 0:
+                line = ctypes.string_at(made, length).decode(errors="replace").rstrip("\n")
+                libc.free(made)
+                self.lines.append(line)
+                if level == _WARNING:
+                    self.warnings.append(line)
             return 0
 
         self._callback = _PRINT(collect)
