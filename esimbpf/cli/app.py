@@ -8,6 +8,7 @@ import typer
 
 from esimbpf import __version__
 from esimbpf.cli.demo import demo
+from esimbpf.cli.doctor import doctor
 from esimbpf.cli.links import links
 from esimbpf.cli.options import Common, EngineName
 from esimbpf.cli.run import run
@@ -63,3 +64,4 @@ app.command()(watch)
 app.command()(run)
 app.command()(links)
 app.command()(demo)
+app.command()(doctor)

@@ -1,0 +1,337 @@
+"""Asks the kernel, by really doing: what this machine has of what counting takes."""
+
+from __future__ import annotations
+
+import errno
+import importlib.machinery
+import os
+import platform
+import resource
+import socket
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from esimbpf.errors import CannotError, EsimbpfError, KernelLacks
+from esimbpf.kernel import clsact, libbpf
+from esimbpf.kernel.engine import BTF_VARIABLE, kernel_btf
+from esimbpf.kernel.links import FoundLink, choose, list_links
+from esimbpf.kernel.mounts import cgroup2_root, mount_points
+from esimbpf.kernel.programs import PROGRAMS
+from esimbpf.kernel.rtnetlink import Rtnetlink, attribute, attributes, u32
+from esimbpf.kernel.tryout import Features, Tried, examine_object, features, try_programs
+from esimbpf.machine import (
+    AttachedProgram,
+    BccFact,
+    Cgroups,
+    Filter,
+    Kernel,
+    LibraryFact,
+    LinkFact,
+    Machine,
+    ObjectFact,
+    ProgramFact,
+    Rights,
+)
+from esimbpf.text import printable
+
+__all__ = ["probe"]
+
+_CAPABILITIES: Final = {
+    "CAP_NET_ADMIN": 12,
+    "CAP_SYS_PTRACE": 19,
+    "CAP_SYS_ADMIN": 21,
+    "CAP_SYS_RESOURCE": 24,
+    "CAP_PERFMON": 38,
+    "CAP_BPF": 39,
+}
+"""linux/capability.h."""
+
+# The inodes of the first namespaces (PROC_USER_INIT_INO, PROC_PID_INIT_INO in linux/proc_ns.h).
+_FIRST_USER_NAMESPACE: Final = 0xEFFFFFFD
+_FIRST_PID_NAMESPACE: Final = 0xEFFFFFFC
+
+_DISTRIBUTIONS: Final = {
+    "debian": ("debian", "ubuntu"),
+    "fedora": ("fedora", "rhel", "centos"),
+    "arch": ("arch", "archarm"),
+    "alpine": ("alpine", "postmarketos"),
+}
+
+# Where distributions put modules for their own Python, which a virtual environment does not see.
+_DISTRIBUTIONS_MODULES: Final = ("/usr/lib/python3/dist-packages",)
+
+# linux/rtnetlink.h, linux/if_link.h
+_RTM_NEWLINK, _RTM_GETLINK = 16, 18
+_IFLA_EXT_MASK, _IFLA_XDP = 29, 43
+_IFLA_XDP_ATTACHED, _IFLA_XDP_PROG_ID = 2, 4
+_RTEXT_FILTER_SKIP_STATS = 1 << 3
+_IFINFOMSG = struct.Struct("=BxHiII")
+_CGROUP_HOOKS: Final = {"ingress": libbpf.CGROUP_INET_INGRESS, "sock_create": libbpf.CGROUP_INET_SOCK_CREATE}
+
+_XDP_MODES: Final = {1: "in the driver", 2: "generic", 3: "in the hardware", 4: "several"}
+
+
+def probe(names: Sequence[str], cgroup: str | None) -> Machine:
+    """All facts but the self test's, for the links named, or for those that would be counted.
+
+    Programs are tried only where they may succeed. Raises UsageError for links that exclude each other.
+    """
+    rights = _rights()
+    library = _library()
+    made = examine_object() if library.version else ObjectFact("", False)
+    btf = kernel_btf()
+    btf_bytes = _size(btf)
+    cgroups = _cgroups(cgroup, bool(library.version))
+    tried, asked = Tried(), Features({}, {}, 0, ())
+    if library.version and made.exists and btf_bytes and _may_load(rights):
+        tried = try_programs(cgroups.root)
+        loaded = {program.name for program in tried.programs if program.loaded}
+        if loaded or not any(program.forbidden for program in tried.programs):
+            with suppress(OSError):  # said by `made`
+                asked = features(loaded)
+    links, error = _links(names, bool(library.version))
+    return Machine(
+        kernel=Kernel(
+            release=printable(os.uname().release),
+            machine=printable(platform.machine()),
+            machine_known=libbpf.machine_known(),
+            lockdown=_lockdown(),
+            jit=tried.jit if tried.jit is not None else _jit(),
+            btf=printable(btf),
+            btf_bytes=btf_bytes,
+            btf_hidden=BTF_VARIABLE in os.environ,
+        ),
+        rights=rights,
+        distribution=_distribution(),
+        library=library,
+        object=made,
+        bcc=_bcc(),
+        cgroups=cgroups,
+        bpffs=tuple(map(printable, mount_points("bpf"))),
+        bpffs_known="nodev\tbpf" in _read("/proc/filesystems").splitlines(),
+        programs=tuple(tried.programs) or tuple(ProgramFact(program.name, None, None) for program in PROGRAMS),
+        program_types=asked.program_types,
+        map_types=asked.map_types,
+        helpers=asked.helpers,
+        missing_helpers=asked.missing_helpers,
+        tc=tried.tc,
+        tc_words=tried.tc_words,
+        tc_tried=tried.tc_tried,
+        links=links,
+        links_named=bool(names),
+        links_error=error,
+        self_test=None,
+    )
+
+
+def _may_load(rights: Rights) -> bool:
+    """Whether the capabilities suffice for loading all programs; outside of the first user namespace none do."""
+    if rights.initial_user_namespace is False:
+        return False
+    return "CAP_SYS_ADMIN" in rights.capabilities or rights.capabilities >= {"CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"}
+
+
+# -- files -------------------------------------------------------------------------------
+
+
+def _read(path: str) -> str:
+    """A small file's text; empty where it cannot be read."""
+    with suppress(OSError), open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return file.read()
+    return ""
+
+
+def _size(path: str) -> int | None:
+    """Bytes of a file that can be opened for reading."""
+    try:
+        with open(path, "rb") as file:
+            return os.fstat(file.fileno()).st_size
+    except OSError:
+        return None
+
+
+def _lockdown() -> str | None:
+    """The word in brackets: `[none] integrity confidentiality` (security/lockdown/lockdown.c)."""
+    _, bracket, rest = _read("/sys/kernel/security/lockdown").partition("[")
+    return printable(rest.partition("]")[0]) if bracket else None
+
+
+def _jit() -> bool | None:
+    """By the setting, which only the first network namespace shows."""
+    said = _read("/proc/sys/net/core/bpf_jit_enable").strip()
+    return said != "0" if said else None
+
+
+def _distribution() -> str:
+    """The family, by os-release(5)'s ID and ID_LIKE."""
+    lines = (_read("/etc/os-release") or _read("/usr/lib/os-release")).splitlines()
+    fields = dict(line.partition("=")[::2] for line in lines)
+    words = [word for name in ("ID", "ID_LIKE") for word in fields.get(name, "").strip("\"'").split()]
+    for word in words:
+        for family, members in _DISTRIBUTIONS.items():
+            if word in members:
+                return family
+    return ""
+
+
+# -- this process ------------------------------------------------------------------------
+
+
+def _rights() -> Rights:
+    status = dict(line.partition(":")[::2] for line in _read("/proc/self/status").splitlines())
+    effective = int(status.get("CapEff", "0").strip() or "0", 16)
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return Rights(
+        uid=os.geteuid(),
+        capabilities=frozenset(name for name, bit in _CAPABILITIES.items() if effective >> bit & 1),
+        memlock=None if limit == resource.RLIM_INFINITY else limit,
+        initial_user_namespace=_is_first("user", _FIRST_USER_NAMESPACE),
+        initial_pid_namespace=_is_first("pid", _FIRST_PID_NAMESPACE),
+    )
+
+
+def _is_first(kind: str, inode: int) -> bool | None:
+    try:
+        return os.stat(f"/proc/self/ns/{kind}").st_ino == inode
+    except OSError:
+        return None
+
+
+# -- software ----------------------------------------------------------------------------
+
+
+def _library() -> LibraryFact:
+    try:
+        said = libbpf.version()
+    except KernelLacks as error:
+        return LibraryFact(None, printable(error.message))
+    numbers = said.removeprefix("v").split(".")
+    if len(numbers) < 2 or not all(number.isdecimal() for number in numbers[:2]):
+        return LibraryFact((1, 0), printable(said))
+    return LibraryFact((int(numbers[0]), int(numbers[1])), printable(said))
+
+
+def _bcc() -> BccFact:
+    """Which `bcc` Python would import, and where the distribution's bindings are, without importing either.
+
+    The bindings have a module libbcc (src/python/bcc/libbcc.py in iovisor/bcc), the lattice library has not.
+    """
+    bindings = stranger = ""
+    for path in (None, list(_DISTRIBUTIONS_MODULES)):
+        spec = importlib.machinery.PathFinder.find_spec("bcc", path)
+        if spec is None:
+            continue
+        places = list(spec.submodule_search_locations or ())
+        if any(os.path.exists(os.path.join(place, "libbcc.py")) for place in places):
+            bindings = bindings or printable(places[0])
+        else:
+            stranger = stranger or printable(spec.origin or (places[0] if places else ""))
+    return BccFact(bindings, stranger)
+
+
+# -- cgroups -----------------------------------------------------------------------------
+
+
+def _cgroups(chosen: str | None, can_ask: bool) -> Cgroups:
+    hybrid = bool(mount_points("cgroup"))
+    try:
+        root = cgroup2_root(chosen)
+    except KernelLacks as error:
+        return Cgroups("", printable(error.message), printable(error.hint), hybrid, None, chosen is not None)
+    try:
+        directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        words = f"{printable(root)} cannot be opened: {error.strerror}"
+        return Cgroups("", words, "run it as root", hybrid, None, chosen is not None)
+    occupied: list[str] = []
+    others: list[str] | None = [] if can_ask else None
+    try:
+        # The root of all cgroups is the one without a type (CFTYPE_NOT_ON_ROOT in kernel/cgroup/cgroup.c).
+        whole = not os.path.exists(os.path.join(root, "cgroup.type"))
+        if others is not None:
+            for hook, place in _CGROUP_HOOKS.items():
+                there = libbpf.programs_at(directory, place)
+                others += [program.name or f"program {program.id}" for program in there.programs]
+                occupied += [hook] if there.exclusive else []
+    except OSError:  # no right to ask
+        others = None
+    finally:
+        os.close(directory)
+    return Cgroups(
+        printable(root),
+        "",
+        "",
+        hybrid,
+        whole,
+        chosen is not None,
+        tuple(occupied),
+        None if others is None else tuple(others),
+    )
+
+
+# -- links -------------------------------------------------------------------------------
+
+
+def _links(names: Sequence[str], can_ask: bool) -> tuple[tuple[LinkFact, ...], tuple[str, str] | None]:
+    """The links that would be counted, or why there are none."""
+    try:
+        chosen = choose(names, list_links())
+    except CannotError as error:
+        return (), (error.message, error.hint)
+    xdp = _xdp()
+    return tuple(_link(one, xdp.get(one.link.ifindex, ""), can_ask) for one in chosen), None
+
+
+def _link(found: FoundLink, xdp: str, can_ask: bool) -> LinkFact:
+    ifindex = found.link.ifindex
+    try:
+        filters: tuple[Filter, ...] | None = tuple(
+            Filter(
+                one.direction.name.lower(),
+                one.priority,
+                one.name or one.kind,
+                before_ours=one.priority < clsact.PRIORITY,
+            )
+            for one in clsact.others(ifindex)
+        )
+    except EsimbpfError:
+        filters = None
+    return LinkFact(
+        name=found.link.name,
+        kind=found.link.kind,
+        state=found.state,
+        cellular=found.certainty,
+        tcx_ingress=_tcx(ifindex, libbpf.TCX_INGRESS) if can_ask else None,
+        tcx_egress=_tcx(ifindex, libbpf.TCX_EGRESS) if can_ask else None,
+        filters=filters,
+        xdp=xdp,
+    )
+
+
+def _tcx(ifindex: int, place: int) -> tuple[AttachedProgram, ...] | None:
+    """The programs at a link's tcx hook; none where the kernel has no tcx, None where it may not be asked."""
+    ours = {program.name for program in PROGRAMS}
+    try:
+        there = libbpf.programs_at(ifindex, place)
+    except OSError as error:
+        return () if error.errno == errno.EINVAL else None
+    return tuple(AttachedProgram(one.id, one.name, one.name in ours) for one in there.programs)
+
+
+def _xdp() -> dict[int, str]:
+    """By ifindex, the XDP program on a link in words."""
+    request = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+    request += attribute(_IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS))
+    found = {}
+    with suppress(OSError), Rtnetlink() as netlink:
+        for message in netlink.dump(_RTM_GETLINK, request):
+            if message.type != _RTM_NEWLINK or len(message.body) < _IFINFOMSG.size:
+                continue
+            ifindex = _IFINFOMSG.unpack_from(message.body)[2]
+            given = attributes(attributes(message.body[_IFINFOMSG.size :]).get(_IFLA_XDP, b""))
+            mode = given.get(_IFLA_XDP_ATTACHED, b"\0")[0]
+            if mode:
+                found[ifindex] = f"program {u32(given.get(_IFLA_XDP_PROG_ID))}, {_XDP_MODES.get(mode, 'attached')}"
+    return found

@@ -1,0 +1,215 @@
+"""What is known about a machine: the facts that `doctor` judges, as kernel.probe finds them.
+
+None stands for what could not be found out. Every string is safe to print (see `text.printable`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from esimbpf.model import Counters
+
+__all__ = [
+    "AttachedProgram",
+    "BccFact",
+    "Cgroups",
+    "Filter",
+    "Kernel",
+    "LibraryFact",
+    "LinkFact",
+    "Machine",
+    "ObjectFact",
+    "ProgramFact",
+    "Rights",
+    "SelfTest",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """The running kernel."""
+
+    release: str
+    machine: str
+    """The architecture as uname(2) names it."""
+    machine_known: bool
+    """Whether the loader knows this architecture's system calls."""
+    lockdown: str | None
+    """`none`, `integrity` or `confidentiality`; None where the kernel does not say."""
+    jit: bool | None
+    btf: str
+    """Where its type information is looked for."""
+    btf_bytes: int | None
+    """Its size; None if it cannot be read."""
+    btf_hidden: bool = False
+    """Whether an environment variable chose the place."""
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Major and minor number; (0, 0) if the release says none."""
+        numbers = self.release.split("-")[0].split(".")
+        if len(numbers) < 2 or not all(part.isdecimal() for part in numbers[:2]):
+            return (0, 0)
+        return int(numbers[0]), int(numbers[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What this process may do."""
+
+    uid: int
+    capabilities: frozenset[str]
+    """Those that are in effect, of the ones that matter: `CAP_BPF`, …"""
+    memlock: int | None
+    """Bytes that may be locked in memory (RLIMIT_MEMLOCK); None for no limit."""
+    initial_user_namespace: bool | None
+    initial_pid_namespace: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryFact:
+    """libbpf.so.1."""
+
+    version: tuple[int, int] | None
+    """None if it cannot be loaded; `words` says why."""
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectFact:
+    """The compiled programs."""
+
+    path: str
+    exists: bool
+    disagreements: tuple[str, ...] = ()
+    """Where it is not the one that this version of the package reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class BccFact:
+    """What the name `bcc` means to Python here."""
+
+    bindings: str
+    """Where the distribution's bindings lie; empty if they are not installed."""
+    stranger: str
+    """Where an unrelated package of this name lies, PyPI's for one; empty if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroups:
+    """The cgroup v2 hierarchy."""
+
+    root: str
+    """The directory that the programs are attached to; empty if there is none."""
+    words: str
+    """Why there is none, or why it cannot be opened."""
+    hint: str
+    hybrid: bool
+    """Whether cgroup v1 hierarchies are mounted too."""
+    whole: bool | None
+    """Whether it is the root of all cgroups, not a part as in a container."""
+    chosen: bool
+    """Whether the directory was given by --cgroup."""
+    occupied: tuple[str, ...] = ()
+    """The hooks (`ingress`, `sock_create`) that somebody else holds for himself alone."""
+    others: tuple[str, ...] | None = None
+    """Names of the programs that share our hooks with us; None where that could not be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramFact:
+    """What became of one program when it was tried; None where it was not."""
+
+    name: str
+    loaded: bool | None
+    attached: bool | None
+    words: str = ""
+    """Why it was refused: the kernel's last words."""
+    lacks: tuple[str, ...] = ()
+    """Helper functions and tracepoints that the kernel does not have, where it names them."""
+    forbidden: bool = False
+    """It was refused for want of a right (EPERM), which says nothing of what the kernel has."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedProgram:
+    """A program of another on a link."""
+
+    id: int
+    name: str
+    ours: bool
+    """Whether it bears the name of one of ours: another run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A tc filter of another on a link."""
+
+    direction: str
+    priority: int
+    name: str
+    before_ours: bool
+    """Whether it would run before ours where ours is a filter too."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFact:
+    """A link that would be counted, and what else is attached to it; None where that could not be asked."""
+
+    name: str
+    kind: str
+    state: str
+    cellular: str
+    tcx_ingress: tuple[AttachedProgram, ...] | None
+    tcx_egress: tuple[AttachedProgram, ...] | None
+    filters: tuple[Filter, ...] | None
+    xdp: str = ""
+    """The XDP program in words; empty if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """What was sent over a link of two throwaway namespaces, and what was counted."""
+
+    sent: Counters
+    """What this process's packets amount to."""
+    counted: Counters
+    """What its row has."""
+    unattributed: Counters
+    words: str = ""
+    """Why the test could not be made; empty if it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """All facts."""
+
+    kernel: Kernel
+    rights: Rights
+    distribution: str
+    """`debian`, `fedora`, `arch`, `alpine`, or empty."""
+    library: LibraryFact
+    object: ObjectFact
+    bcc: BccFact
+    cgroups: Cgroups
+    bpffs: tuple[str, ...]
+    """Where it is mounted."""
+    bpffs_known: bool
+    """Whether the kernel knows this file system."""
+    programs: tuple[ProgramFact, ...]
+    program_types: dict[str, bool | None]
+    map_types: dict[str, bool | None]
+    helpers: int | None
+    """How many helper functions were asked for; None if none could be."""
+    missing_helpers: tuple[str, ...]
+    tc: str
+    """How programs get onto a link: `tcx`, `clsact`, empty if neither works; see `tc_words`."""
+    tc_words: str
+    tc_tried: bool
+    links: tuple[LinkFact, ...]
+    links_named: bool
+    """Whether the links were named, not found."""
+    links_error: tuple[str, str] | None
+    """Why there are none: message and hint."""
+    self_test: SelfTest | None
+    """None if it was not made."""
