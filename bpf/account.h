@@ -292,6 +292,34 @@ static __always_inline __u32 slot_counted(const struct owner *owner, const struc
 
 /* --- sent ------------------------------------------------------------------ */
 
+/*
+ * Multipath TCP's sockets on the wire are made by the kernel for the one that
+ * the process holds, and are its owner's from their first packet on. NULL if
+ * this is none such, or its owner is not known.
+ */
+static __noinline struct owner *owner_of_subflow(struct __sk_buff *skb)
+{
+	struct bpf_sock *subflow = skb->sk;
+	struct mptcp_sock *held;
+	struct owner *theirs, *owner;
+
+	if (!bpf_core_type_exists(struct mptcp_sock) ||
+	    !bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_skc_to_mptcp_sock))
+		return NULL;
+	if (!subflow)
+		return NULL;
+	held = bpf_skc_to_mptcp_sock(subflow);
+	if (!held)
+		return NULL;
+	theirs = bpf_sk_storage_get(&owners, held, 0, 0);
+	if (!theirs)
+		return NULL;
+	owner = owner_create(subflow);
+	if (owner)
+		*owner = *theirs;
+	return owner;
+}
+
 /* A packet whose socket has no owner yet. */
 static __noinline __u32 unowned_sender(struct __sk_buff *skb)
 {
@@ -310,6 +338,9 @@ static __noinline __u32 unowned_sender(struct __sk_buff *skb)
 			return SLOT_UNATTRIBUTED;
 		return slot_counted(owner, slot_at(owner->slot));
 	}
+	owner = owner_of_subflow(skb);
+	if (owner)
+		return slot_counted(owner, slot_at(owner->slot));
 	if (!bpf_sk_fullsock(socket))
 		return SLOT_KERNEL; /* time-wait */
 
@@ -562,6 +593,8 @@ static __always_inline int packet_delivered(struct __sk_buff *skb)
 	if (link == NO_LINK || skb->pkt_type == PACKET_LOOPBACK || !socket)
 		return 1;
 	owner = owner_get(socket);
+	if (!owner)
+		owner = owner_of_subflow(skb);
 	if (owner) {
 		if (owner->netns_cookie != watched.netns_cookie)
 			return 1;

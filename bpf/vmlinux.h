@@ -148,6 +148,10 @@ struct sock {
 	struct socket *sk_socket;
 };
 
+struct mptcp_sock {
+	struct sock sk;
+};
+
 struct net_device {
 	int ifindex;
 	possible_net_t nd_net;
