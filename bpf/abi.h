@@ -21,7 +21,7 @@
  */
 enum reserved_slot {
 	/* Rows of the ledger. */
-	SLOT_KERNEL = 0,	/* sent by, or delivered to, a socket of the kernel's own; sent with no socket */
+	SLOT_KERNEL = 0,	/* tx: of the kernel's own sockets, or of none; rx is what nobody took */
 	SLOT_FORWARDED = 1,	/* routed or bridged through: tx out of the link, rx in through it */
 	SLOT_UNATTRIBUTED = 2,	/* a user's socket whose owner is not known */
 	SLOT_OVERFLOW = 3,	/* processes that found no free slot */

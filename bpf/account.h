@@ -561,8 +561,13 @@ static __noinline __u32 unowned_receiver(struct __sk_buff *skb)
 		return NO_SLOT; /* another namespace's interface of the same index */
 	if (READ(sk, sk_type) == SOCK_RAW && has_transport_socket(skb))
 		return NO_SLOT;
+	/*
+	 * The kernel's own, whose packets are what nobody took; or a raw socket
+	 * that hears already, while it is being made (inet_create() in
+	 * net/ipv4/af_inet.c), what is meant for others.
+	 */
 	if (socket && !READ(socket, file))
-		return SLOT_KERNEL;
+		return NO_SLOT;
 	return SLOT_UNATTRIBUTED;
 }
 
