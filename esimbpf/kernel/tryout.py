@@ -38,10 +38,11 @@ _VERIFIER: Final = re.compile(r"-- BEGIN PROG LOAD LOG --\n(.*?)-- END PROG LOAD
 _VERIFIER_STATISTICS: Final = re.compile(r"processed \d+ insns|verification time|stack depth|max_states|;")
 _TELLS_NOTHING: Final = re.compile(r"failed to load: -|-- BEGIN")
 _LACKING: Final = (
-    re.compile(r"(?:unknown func|cannot (?:use|call) helper|cannot use helper func) (\w+)"),
+    re.compile(r"(?:unknown func|cannot use helper) (\w+)"),
     re.compile(r"kernel BTF type ID of '(\w+)'"),
-    re.compile(r"(?:kernel function|kfunc|extern \(func ksym\)) '?(\w+)'?"),
+    re.compile(r"(?:kernel function|extern \(func ksym\)) '?(\w+)'?"),
 )
+_UNHEARD_OF: Final = re.compile(r"invalid func unknown#(\d+)")
 
 
 @dataclass(slots=True)
@@ -93,7 +94,7 @@ def _try_alone(program: Program, cgroup: int | None, tried: Tried) -> None:
 
 
 def last_words(warnings: Sequence[str], program: str) -> str:
-    """Why a program was refused: the verifier's last line, else what libbpf last said of it; empty if nothing."""
+    """Why a program was refused: the verifier's last line, else what libbpf first said of it; empty if nothing."""
     for warning in reversed(warnings):
         found = _VERIFIER.search(warning)
         if found:
@@ -103,13 +104,15 @@ def last_words(warnings: Sequence[str], program: str) -> str:
     named = f"prog '{program}': "
     about = [warning.partition(named)[2].strip() for warning in warnings if named in warning]
     telling = [words for words in about if not _TELLS_NOTHING.match(words)]
-    return telling[-1] if telling else ""
+    return telling[0] if telling else ""
 
 
 def lacking(warnings: Sequence[str]) -> tuple[str, ...]:
     """The functions and tracepoints that the kernel is said not to have, in the order in which they are named."""
-    found = {name: None for warning in warnings for pattern in _LACKING for name in pattern.findall(warning)}
-    return tuple(map(printable, found))
+    named = [name for warning in warnings for pattern in _LACKING for name in pattern.findall(warning)]
+    # Of a helper that it has never heard of, a kernel knows no name.
+    numbered = [f"helper {number}" for warning in warnings for number in _UNHEARD_OF.findall(warning)]
+    return tuple(map(printable, dict.fromkeys(named + numbered)))
 
 
 # -- attaching -------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def findings_table(findings: Sequence[Finding], ascii_only: bool = False) -> Gro
             # What several need is said once, behind the last of them.
             remedy = finding.remedy if following is None or following.remedy != finding.remedy else ""
             mark = Text(marks[finding.state], style=_STYLES[finding.state])
-            table.add_row(mark, Text(title), _words(finding, remedy, ascii_only))
+            table.add_row(mark, Text(_ascii(title, ascii_only)), _words(finding, remedy, ascii_only))
     return Group(table, Text(""), Text(_ascii(_summary(findings), ascii_only)))
 
 
