@@ -555,7 +555,7 @@ def _tcx(link: LinkFact) -> Finding:
             title,
             State.LOST,
             f"on sent packets, before ours: {_named(strangers)}",
-            "sent packets that it takes away, or lets pass with TCX_PASS instead of TCX_NEXT",
+            "sent packets for which it returns anything but TCX_NEXT (-1): they are not counted",
             f"see whose it is: bpftool net show dev {link.name}",
         )
     others = [one for one in link.tcx_ingress if not one.ours]
