@@ -24,17 +24,23 @@ def doctor(
 ) -> None:
     """Check what this machine has of what counting takes, and say what to do.
 
-    Each program is really loaded, and attached for an instant where it touches nobody; then packets of known sizes
-    are sent over a link of throwaway network namespaces and counted. Most of that needs root; the rest is shown
-    without.
+    Each program is really loaded, and attached for an instant where it
+    touches nobody; then packets of known sizes are sent over a link of
+    throwaway network namespaces and counted. Most of that needs root; the
+    rest is shown without.
 
-    Exit status: 0 if counting works here, even with something optional lost; 3 if it does not.
+    Exit status: 0 if counting works here, even with something optional lost;
+    3 if it does not.
 
-    What cannot be found by looking: packets sent with AF_XDP, or by packet sockets with PACKET_QDISC_BYPASS, pass by
-    all that counts.
+    --json prints one object: `counting`, true or false, and `findings`, each
+    with `id` (stable), `group`, `title`, `state` (works, lost: optional,
+    missing: required, unknown: not checked), `detail`, `lost`, `remedy`.
+
+    Not to be found by looking: what AF_XDP sends, and packet sockets with
+    PACKET_QDISC_BYPASS, passes by all that counts.
 
     [dim]What is not as it should be:[/dim]
-    esimbpf doctor --json | jq '.findings[] | select(.state != "works") | {id, state, detail, remedy}'
+    esimbpf doctor --json | jq '.findings[] | select(.state != "works")'
     """
     from esimbpf.doctor import can_count, diagnose, worth_testing
     from esimbpf.kernel.probe import probe
