@@ -1,0 +1,193 @@
+"""What a command cost: all of its descendants and nobody else, and the command none the wiser."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from esimbpf.kernel.mounts import cgroup2_root
+from esimbpf.model import Counters
+from tests.live.netlab import Lab
+from tests.live.traffic import Puppet, Scene
+from tests.live.watching import PATIENCE_S, esimbpf
+
+HEADERS = 28  # IPv4 and UDP
+
+
+def run(lab: Lab, *command: str, options: tuple[str, ...] = (), given: str = "") -> subprocess.CompletedProcess[str]:
+    """`esimbpf run` of a command on the lab's device."""
+    return subprocess.run(
+        esimbpf("--netns", lab.device.name, "run", lab.link.name, *options, "--", *command),
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def cost(done: subprocess.CompletedProcess[str], file: Path) -> dict[str, Any]:
+    """The JSON object, whose processes add up to it."""
+    assert "Traceback" not in done.stderr
+    document: dict[str, Any] = json.loads(file.read_text())
+    for field in ("rx_bytes", "tx_bytes", "rx_packets", "tx_packets"):
+        assert document[field] == sum(process[field] for process in document["processes"])
+    return document
+
+
+def counters(document: dict[str, Any]) -> Counters:
+    return Counters(*(document[field] for field in ("rx_bytes", "tx_bytes", "rx_packets", "tx_packets")))
+
+
+def own_cgroups() -> list[Path]:
+    return list(Path(cgroup2_root()).rglob("esimbpf-run-*"))
+
+
+SEND = """
+import os, socket, sys
+to = (sys.argv[1], int(sys.argv[2]))
+def send(size):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(bytes(size), to)
+"""
+
+
+@pytest.fixture
+def sink(lab: Lab) -> list[str]:
+    """The address and port of somebody in the network who takes datagrams."""
+    Scene(lab)
+    sock = Puppet.start(lab.network).udp()
+    return [lab.link.network_ip, str(sock.do("bind", [lab.link.network_ip, 0])[1])]
+
+
+def test_a_command_and_all_of_its_descendants_are_counted_and_nobody_else(
+    lab: Lab, sink: list[str], tmp_path: Path
+) -> None:
+    """A child, a grandchild in a session of its own, and one whose parent is gone; another process sends too."""
+    program = (
+        SEND
+        + """
+send(1003)
+if os.fork() == 0:
+    send(503)
+    if os.fork() == 0:
+        os.setsid()
+        send(303)
+        os._exit(0)
+    os._exit(0)
+os.wait()
+"""
+    )
+    before = lab.link.crossed()
+    other = Puppet.start(lab.device).udp()
+    other.do("send_datagrams", [sink[0], int(sink[1])], [901])
+    done = run(lab, sys.executable, "-c", program, *sink, options=("--wait", "--json", str(tmp_path / "cost")))
+    other.do("send_datagrams", [sink[0], int(sink[1])], [701])
+    assert done.returncode == 0, done.stderr
+    document = cost(done, tmp_path / "cost")
+    assert counters(document) == Counters(0, 1003 + 503 + 303 + 3 * HEADERS, 0, 3)
+    assert sorted(process["tx_bytes"] - HEADERS for process in document["processes"]) == [303, 503, 1003]
+    both = lab.link.crossed() - before
+    assert both.tx_bytes - document["tx_bytes"] == 901 + 701 + 2 * HEADERS
+    assert own_cgroups() == []
+
+
+def test_what_outlives_the_command_is_told(lab: Lab, sink: list[str], tmp_path: Path) -> None:
+    program = (
+        SEND
+        + """
+send(1003)
+if os.fork() == 0:
+    os.setsid()
+    os.close(0), os.close(1), os.close(2)
+    import signal
+    signal.pause()
+"""
+    )
+    done = run(lab, sys.executable, "-c", program, *sink, options=("--json", str(tmp_path / "cost")))
+    document = cost(done, tmp_path / "cost")
+    assert document["still_running"] == 1
+    assert counters(document) == Counters(0, 1003 + HEADERS, 0, 1)
+    assert own_cgroups() == []
+    subprocess.run(["pkill", "-KILL", "-f", "signal.pause"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        (["true"], 0),
+        (["sh", "-c", "exit 7"], 7),
+        (["sh", "-c", "kill -TERM $$"], 128 + signal.SIGTERM),
+        (["sh", "-c", "kill -KILL $$"], 128 + signal.SIGKILL),
+        (["no-such-command-anywhere"], 127),
+        (["/etc/passwd"], 126),
+    ],
+)
+def test_the_exit_status_is_the_commands(lab: Lab, command: list[str], status: int) -> None:
+    done = run(lab, *command)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    assert own_cgroups() == []
+
+
+def test_stdin_stdout_and_stderr_are_the_commands(lab: Lab, tmp_path: Path) -> None:
+    file = str(tmp_path / "cost")
+    done = run(lab, "sh", "-c", "cat; echo said >&2", options=("--json", file), given="given\n")
+    assert (done.stdout, done.stderr) == ("given\n", "said\n")
+
+
+def test_the_summary_goes_to_stderr_and_leaves_stdout_alone(lab: Lab) -> None:
+    done = run(lab, "echo", "out")
+    assert done.stdout == "out\n"
+    assert done.stderr.startswith("esimbpf run echo out")
+
+
+def test_signals_reach_the_command_once(lab: Lab) -> None:
+    program = """
+import signal, sys
+caught = []
+signal.signal(signal.SIGTERM, lambda *_: caught.append("term"))
+signal.signal(signal.SIGUSR1, lambda *_: caught.append("usr1"))
+print("ready", flush=True)
+while len(caught) < 2:
+    signal.sigtimedwait([], 0.01)
+print(*sorted(caught), flush=True)
+sys.exit(9)
+"""
+    command = esimbpf("--netns", lab.device.name, "run", lab.link.name, "--", sys.executable, "-c", program)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as tracer:
+        assert tracer.stdout is not None
+        assert tracer.stdout.readline() == "ready\n"
+        tracer.send_signal(signal.SIGTERM)
+        tracer.send_signal(signal.SIGUSR1)
+        assert tracer.stdout.readline() == "term usr1\n"
+        assert tracer.wait(PATIENCE_S) == 9
+    assert own_cgroups() == []
+
+
+def test_options_of_the_command_are_its_own(lab: Lab) -> None:
+    assert run(lab, "echo", "--json", "--", "-h").stdout == "--json -- -h\n"
+
+
+def test_without_a_command_or_dashes_it_says_how(lab: Lab) -> None:
+    for words in ((), ("echo", "x")):
+        done = subprocess.run(
+            esimbpf("run", *words), capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=os.environ
+        )
+        assert done.returncode == 2
+        assert "esimbpf run -- " in done.stderr
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_runs(lab: Lab, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    done = run(lab, "touch", str(ran), options=("--json", str(tmp_path / "no" / "file")))
+    assert done.returncode == 1
+    assert "cannot write" in done.stderr
+    assert not ran.exists()
