@@ -554,8 +554,8 @@ def _tcx(link: LinkFact) -> Finding:
             "links",
             title,
             State.LOST,
-            f"on sent packets, before ours: {_named(strangers)}",
-            "sent packets for which it returns anything but TCX_NEXT (-1): they are not counted",
+            f"on sent packets, behind ours: {_named(strangers)}",
+            "exactness, if it drops or redirects: such packets have been counted as sent",
             f"see whose it is: bpftool net show dev {link.name}",
         )
     others = [one for one in link.tcx_ingress if not one.ours]

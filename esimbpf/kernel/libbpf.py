@@ -27,7 +27,6 @@ TRACE_ITER: Final = 28
 
 _LINK_CREATE: Final = 28
 _BEFORE: Final = 1 << 3
-_AFTER: Final = 1 << 4
 
 # The number of bpf(2); asm/unistd.h of each architecture.
 _BPF_SYSCALL: Final = {
@@ -319,16 +318,16 @@ def link_create(program_fd: int, target: int, attach_type: int, what: str) -> in
 
 
 def tcx_create(program_fd: int, ifindex: int, attach_type: int, what: str) -> int:
-    """Attach to tcx: at ingress before, at egress behind all other programs.
+    """Attach to tcx, before all other programs.
 
-    So what others drop on receiving has been counted, since it crossed the link, and what they drop on
-    sending has not. OSError with EINVAL where the kernel has no tcx (before 6.6). A call of its own, since
-    libbpf before 1.3 cannot say where.
+    What others drop on receiving has crossed the link and must count. On sending, a program before ours that lets
+    a packet pass with TCX_PASS would end the chain, and the packet would not be counted at all; so we are the first
+    there too, and what others drop behind us has been counted as sent. OSError with EINVAL where the kernel has no
+    tcx (before 6.6). A call of its own, since libbpf before 1.3 cannot say where.
     """
     number = _BPF_SYSCALL.get(platform.machine())
     if number is None:
         return link_create(program_fd, ifindex, attach_type, what)
-    flags = _BEFORE if attach_type == TCX_INGRESS else _AFTER
-    attr = TcxAttr(program_fd, ifindex, attach_type, flags)
+    attr = TcxAttr(program_fd, ifindex, attach_type, _BEFORE)
     syscall: Callable[..., int] = ctypes.CDLL(None, use_errno=True).syscall
     return check(syscall(c_long(number), c_long(_LINK_CREATE), byref(attr), c_size_t(ctypes.sizeof(attr))), what)
