@@ -258,7 +258,7 @@ class Engine:
         """Attach to an interface and count it as link number `index`; OSError if it is gone."""
         self.detach_link(index)
         egress, ingress = self._required_fd("sent"), self._required_fd("received")
-        self._write_link(index, 0, header_len)
+        self.watch_link(index, 0, header_len)
         opened: list[int] = []
         try:
             try:
@@ -274,7 +274,7 @@ class Engine:
                 os.close(fd)
             self._link_descriptors.pop(index, None)
             raise
-        self._write_link(index, ifindex, header_len)
+        self.watch_link(index, ifindex, header_len)
 
     def _attach_filters(self, index: int, ifindex: int, egress: int, ingress: int) -> None:
         """Attach through clsact, where the kernel has no tcx."""
@@ -286,7 +286,7 @@ class Engine:
 
     def detach_link(self, index: int) -> None:
         """Stop counting a link; what it counted stays. Harmless if it is not attached."""
-        self._write_link(index, 0, 0)
+        self.watch_link(index, 0, 0)
         for fd in self._link_descriptors.pop(index, ()):
             os.close(fd)
         ifindex = self._filters.pop(index, None)
@@ -297,7 +297,8 @@ class Engine:
                 clsact.detach(ifindex, clsact.Direction.EGRESS)
                 clsact.detach(ifindex, clsact.Direction.INGRESS)
 
-    def _write_link(self, index: int, ifindex: int, header_len: int) -> None:
+    def watch_link(self, index: int, ifindex: int, header_len: int) -> None:
+        """Tell the programs the interface of link number `index`; ifindex 0: none."""
         at = abi.LINK_OFFSET + index * abi.LINK_BYTES
         self._watched[at + 4 : at + 8] = header_len.to_bytes(4, sys.byteorder)
         self._watched[at : at + 4] = ifindex.to_bytes(4, sys.byteorder)

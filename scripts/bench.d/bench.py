@@ -1,0 +1,346 @@
+"""What the tracer costs, as ratios within one run, on a veth pair between two network namespaces.
+
+Prints a table, and with --json FILE the figures. Nothing is left behind, and kernel.bpf_stats_enabled is restored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from esimbpf.kernel import libbpf
+from esimbpf.kernel.engine import Engine, header_bytes
+from esimbpf.kernel.mounts import cgroup2_root
+from esimbpf.kernel.netns import cookie, enter
+from esimbpf.kernel.programs import PROGRAMS, Hook
+
+HERE = Path(__file__).parent
+STATS = Path("/proc/sys/kernel/bpf_stats_enabled")
+OURS, PEER = "10.79.0.1", "10.79.0.2"
+LINK = "wwan0"
+ETHERNET = 1
+CLOCK_NS = 5.0
+"""Costs below this are within the noise of the clock that measures them."""
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class Bench:
+    """Two namespaces, the programs that make traffic, and the figures."""
+
+    def __init__(self, quick: bool, folder: Path) -> None:
+        self.quick = quick
+        self.folder = folder
+        self.device, self.peer = (f"esimbpf-bench-{os.getpid()}-{side}" for side in ("device", "peer"))
+        self.traffic = str(folder / "traffic")
+        self.figures: dict[str, Any] = {}
+        self.rows: list[tuple[str, str, str, str]] = []
+
+    def run(self, *words: str) -> str:
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+    @contextlib.contextmanager
+    def lab(self) -> Iterator[None]:
+        """The namespaces and the compiled helpers, for as long as the `with`."""
+        include = subprocess.run(["gcc", "-print-multiarch"], capture_output=True, text=True, check=True).stdout.strip()
+        self.run("gcc", "-O2", "-Wall", "-Werror", "-o", self.traffic, str(HERE / "traffic.c"))
+        self.run(
+            *("clang", "-O2", "-g", "-target", "bpf", "-mcpu=v3", f"-I/usr/include/{include}"),
+            *("-c", str(HERE / "hooks.bpf.c"), "-o", str(self.folder / "hooks.bpf.o")),
+        )
+        before = STATS.read_text()
+        try:
+            for name in (self.device, self.peer):
+                self.run("ip", "netns", "add", name)
+            self.run(
+                "ip", "-n", self.device, "link", "add", LINK, "type", "veth", "peer", "name", "p0", "netns", self.peer
+            )
+            for name, link, address in ((self.device, LINK, OURS), (self.peer, "p0", PEER)):
+                self.run("ip", "-n", name, "address", "add", f"{address}/24", "dev", link)
+                self.run("ip", "-n", name, "link", "set", link, "up")
+            yield
+        finally:
+            STATS.write_text(before)
+            for name in (self.device, self.peer):
+                subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+    def inside(self, name: str, *words: str, cpu: int | None = None) -> list[str]:
+        pinned = ["taskset", "-c", str(cpu)] if cpu is not None else []
+        return ["nsenter", f"--net=/run/netns/{name}", *pinned, *words]
+
+    @contextlib.contextmanager
+    def running(
+        self, command: list[str], wait_for: str = "", stdout: int = subprocess.PIPE
+    ) -> Iterator[subprocess.Popen[str]]:
+        """A program for as long as the `with`, once it has printed a line with `wait_for`."""
+        with subprocess.Popen(command, stdout=stdout, stderr=subprocess.DEVNULL, text=True) as program:
+            try:
+                while wait_for and program.stdout and wait_for not in (line := program.stdout.readline()):
+                    if not line:
+                        raise RuntimeError(f"{command} ended")
+                yield program
+            finally:
+                program.kill()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[subprocess.Popen[str]]:
+        """`watch` at work, since its start line."""
+        # To a file, so that nobody has to read a pipe.
+        lines = self.folder / "lines"
+        lines.write_bytes(b"")
+        with lines.open("wb") as output, self.running(self.watch(), stdout=output.fileno()) as program:
+            while b"\n" not in lines.read_bytes():
+                time.sleep(0.002)
+            yield program
+
+    def watch(self) -> list[str]:
+        return [sys.executable, "-m", "esimbpf", "--netns", self.device, "watch", LINK]
+
+    def report(self, name: str, value: str, target: str = "", met: bool | None = None) -> None:
+        verdict = "" if met is None else "met" if met else "not met"
+        self.rows.append((name, value, target, verdict))
+        say(f"  {name}: {value} {target} {verdict}")
+
+    # -- (a) -------------------------------------------------------------------
+
+    def hooks(self) -> None:
+        """Nanoseconds per packet of each hook, one program at a time on the link, in rounds of random order."""
+        say("(a) nanoseconds per packet of each hook")
+        STATS.write_text("1")
+        lib = libbpf.library()
+        loaded = lib.bpf_object__open_file(os.fsencode(self.folder / "hooks.bpf.o"), None)
+        libbpf.check(lib.bpf_object__load(loaded), "loading the benchmark's programs")
+
+        def fd(name: str) -> int:
+            return int(lib.bpf_program__fd(libbpf.find_program(loaded, name)))
+
+        enter(f"/run/netns/{self.device}")
+        ifindex = socket.if_nametoindex(LINK)
+        places = {
+            "sent": ("tc", libbpf.TCX_EGRESS, self.device, PEER),
+            "received": ("tc", libbpf.TCX_INGRESS, self.peer, OURS),
+            "delivered": ("cgroup", libbpf.CGROUP_INET_INGRESS, self.peer, OURS),
+        }
+        packets, rounds = (20_000, 6) if self.quick else (60_000, 12)
+        costs: dict[str, dict[str, list[float]]] = {hook: {} for hook in places}
+        with contextlib.ExitStack() as stack:
+            engine = stack.enter_context(Engine(1024, 1))
+            directory = os.open(cgroup2_root(), os.O_RDONLY)
+            stack.callback(os.close, directory)
+            engine.set_namespace(cookie() or 0)
+            engine.watch_link(0, ifindex, header_bytes(ETHERNET))
+            # All that notes owners is attached; of what counts, one program at a time.
+            for program in PROGRAMS:
+                descriptor = engine.program_fd(program.name)
+                if descriptor is None:
+                    continue
+                if program.hook is Hook.CGROUP_SOCK_CREATE:
+                    kind = libbpf.CGROUP_INET_SOCK_CREATE
+                    stack.callback(os.close, libbpf.link_create(descriptor, directory, kind, "sock_create"))
+                elif program.hook is Hook.TRACEPOINT:
+                    stack.callback(os.close, libbpf.check(lib.bpf_raw_tracepoint_open(None, descriptor), program.name))
+            for name in (self.peer, self.device):
+                stack.enter_context(self.running(self.inside(name, self.traffic, "sink")))
+            time.sleep(0.3)
+            trials = [(hook, variant) for hook in places for variant in ("empty", "lone", "storage", "call", "ours")]
+            for number in range(rounds):
+                say(f"  round {number + 1} of {rounds}")
+                random.shuffle(trials)
+                for hook, variant in trials:
+                    kind_name, place, source, to = places[hook]
+                    own = engine.program_fd(hook)
+                    descriptor = own if variant == "ours" else fd(f"{kind_name}_{variant}")
+                    assert descriptor is not None
+                    if kind_name == "tc":
+                        link = libbpf.tcx_create(descriptor, ifindex, place, variant)
+                    else:
+                        link = libbpf.link_create(descriptor, directory, place, variant)
+                    costs[hook].setdefault(variant, []).append(self._cost(descriptor, source, to, packets))
+                    os.close(link)
+        added = {
+            hook: {v: statistics.median(c) - statistics.median(of["empty"]) for v, c in of.items()}
+            for hook, of in costs.items()
+        }
+        self.figures["ns_per_packet"] = {
+            hook: {v: {"median": statistics.median(c), "min": min(c), "added": added[hook][v]} for v, c in of.items()}
+            for hook, of in costs.items()
+        }
+        for hook in places:
+            parts = ", ".join(f"{v} {added[hook][v]:+.1f}" for v in ("lone", "storage", "call", "ours"))
+            self.report(
+                f"{hook}: over an empty program ({statistics.median(costs[hook]['empty']):.0f} ns)", f"{parts} ns"
+            )
+        for name, ours, lone, most in (
+            ("tc egress to a lone increment", added["sent"]["ours"], added["sent"]["lone"], 1.6),
+            (
+                "received path (both hooks) to a lone increment",
+                added["received"]["ours"] + added["delivered"]["ours"],
+                added["delivered"]["lone"],
+                3.0,
+            ),
+        ):
+            ratio = f"{ours / lone:.1f} times" if lone >= CLOCK_NS else "no ratio"
+            self.report(name, f"{ours:.1f} ns to {lone:.1f} ns: {ratio}", f"<= {most}", ours <= most * lone)
+        call = added["sent"]["call"] - added["sent"]["lone"]
+        if min(added["sent"]["lone"], added["delivered"]["lone"]) < CLOCK_NS:
+            self.report(
+                "why",
+                f"a lone increment is below what the clock can tell here; any helper's call costs {call:.0f} ns, and "
+                "the look-up of a socket's owner is one (`storage`)",
+            )
+        lib.bpf_object__close(loaded)
+
+    def _cost(self, program: int, source: str, to: str, packets: int) -> float:
+        before = _run_statistics(program)
+        subprocess.run(self.inside(source, self.traffic, "flood", to, str(packets)), check=True, capture_output=True)
+        after = _run_statistics(program)
+        return (after[0] - before[0]) / max(after[1] - before[1], 1)
+
+    # -- (b), (c) --------------------------------------------------------------
+
+    def throughput(self) -> None:
+        """What is kept of throughput while traced, by us and by nethogs, alternating with untraced."""
+        say("(b), (c) throughput kept")
+        STATS.write_text("0")
+        pairs = 4 if self.quick else 8
+        tracers: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {"esimbpf": self.watching}
+        if shutil.which("nethogs"):
+            nethogs = self.inside(self.device, "nethogs", "-t", "-d", "1", LINK)
+            tracers["nethogs"] = lambda: self.running(nethogs, "Refreshing")
+        for tracer, tracing in tracers.items():
+            for what, measure, sink in (("200-byte UDP", self._flood, "sink"), ("bulk TCP", self._push, "pull")):
+                traced, untraced = [], []
+                with self.running(self.inside(self.peer, self.traffic, sink, cpu=1)):
+                    time.sleep(0.2)
+                    for _ in range(pairs):
+                        untraced.append(measure())
+                        with tracing():
+                            traced.append(measure())
+                kept = statistics.median(traced) / statistics.median(untraced)
+                spread = [t / u for t, u in zip(traced, untraced, strict=True)]
+                self.figures[f"kept_{tracer}_{what}"] = {"kept": kept, "pairs": spread}
+                goal = tracer == "esimbpf" and what == "200-byte UDP"
+                self.report(
+                    f"{tracer}: {what} kept",
+                    f"{kept:.3f} (pairs {min(spread):.2f} to {max(spread):.2f})",
+                    ">= 0.95" if goal else "",
+                    kept >= 0.95 if goal else None,
+                )
+
+    def _flood(self) -> float:
+        count = 200_000 if self.quick else 400_000
+        command = self.inside(self.device, self.traffic, "flood", PEER, str(count), cpu=0)
+        return count * 1e9 / float(self.run(*command))
+
+    def _push(self) -> float:
+        return float(self.run(*self.inside(self.device, self.traffic, "push", PEER, "1", cpu=0)))
+
+    # -- (d) -------------------------------------------------------------------
+
+    def start(self) -> None:
+        """From the command to the `start` line."""
+        say("(d) time to the start line")
+        times = []
+        for _ in range(4 if self.quick else 10):
+            begun = time.monotonic()
+            with self.watching():
+                times.append(time.monotonic() - begun)
+        self.figures["start_s"] = times
+        most = max(times)
+        self.report(
+            "from command to `start` line",
+            f"median {statistics.median(times):.2f} s, most {most:.2f} s",
+            "<= 0.6 s",
+            most <= 0.6,
+        )
+
+    # -- (e) -------------------------------------------------------------------
+
+    def crowds(self) -> None:
+        """Memory and CPU with many processes that own sockets and have sent while watched."""
+        say("(e) memory and CPU with many processes")
+        seconds = 8 if self.quick else 20
+        for count in (10, 1_000, 10_000):
+            with (
+                self.running(self.inside(self.peer, self.traffic, "sink")),
+                self.watching() as watch,
+                self.running(self.inside(self.device, self.traffic, "many", PEER, str(count), "50"), "ready"),
+            ):
+                time.sleep(3)
+                used = _cpu_s(watch.pid)
+                time.sleep(seconds)
+                share = (_cpu_s(watch.pid) - used) / seconds
+                rss, peak = (_status_mb(watch.pid, field) for field in ("VmRSS", "VmHWM"))
+            goal = count == 10_000
+            self.figures[f"processes_{count}"] = {"cpu": share, "rss_mb": rss, "peak_mb": peak}
+            self.report(
+                f"{count:,} processes",
+                f"{share:.1%} of a core, {rss:.0f} MB (peak {peak:.0f} MB)",
+                "<= 3 %, 60 MB" if goal else "",
+                share <= 0.03 and rss <= 60 if goal else None,
+            )
+
+
+def _run_statistics(program: int) -> tuple[int, int]:
+    fields = dict(
+        line.split(":", 1) for line in Path(f"/proc/self/fdinfo/{program}").read_text().splitlines() if ":" in line
+    )
+    return int(fields["run_time_ns"]), int(fields["run_cnt"])
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def _status_mb(pid: int, field: str) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: about two minutes")
+    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--only", choices=("hooks", "throughput", "start", "crowds"), help="one part")
+    options = parser.parse_args()
+    if os.geteuid():
+        sys.exit("scripts/bench: needs root\n  run: sudo scripts/bench")
+    say(f"about {'two' if options.quick else 'six'} minutes, on a machine that should be idle")
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(options.quick, Path(folder))
+        with bench.lab():
+            for part in ("start", "throughput", "crowds", "hooks"):
+                if options.only in (None, part):
+                    getattr(bench, part)()
+    table = Table("figure", "value", "target", "", box=None, pad_edge=False)
+    for row in bench.rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    if options.json:
+        Path(options.json).write_text(json.dumps(bench.figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
