@@ -266,6 +266,9 @@ static __always_inline int socket_used(struct sock *sk, bool sent)
 		return process_shares(task); /* descriptors may have gone along (SCM_RIGHTS) */
 	if (!family_counts(family))
 		return 0;
+	/* A datagram has left by now, and claim_sender() has seen who sent it. */
+	if (sent && sk->sk_type != SOCK_STREAM)
+		return 0;
 	owner = owner_create(sk);
 	if (!owner)
 		return 0; /* no memory for it: its bytes stay with the owner before, or unattributed */
@@ -433,7 +436,14 @@ static __noinline int claim_sender(struct __sk_buff *skb, struct owner *owner)
 	struct task_struct *task = bpf_get_current_task_btf();
 	__u32 tgid = task->tgid;
 
-	if (!owner || tgid == owner->tgid || tgid == 0 || tgid == owner->stranger_tgid)
+	if (!owner)
+		return 0;
+	if (tgid == owner->tgid) {
+		if (settings.sees_forks && !(owner->flags & OWNER_SHARED))
+			owner->flags |= OWNER_EXCLUSIVE;
+		return 0;
+	}
+	if (tgid == 0 || tgid == owner->stranger_tgid)
 		return 0;
 	if (sends_now(kernel_socket(skb))) {
 		owner->flags = (owner->flags | OWNER_SHARED) & ~OWNER_EXCLUSIVE;
