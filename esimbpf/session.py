@@ -147,7 +147,7 @@ class Session:
     def follow_links(self) -> None:
         """Bring the links up to date: one that came back is counted on, under its name."""
         changes = self._monitor.poll()
-        if not changes:
+        if not any(changes.concerns(watched.link) for watched in self._links):
             return
         found = list_links()
         for watched in self._links:
@@ -166,7 +166,7 @@ class Session:
         """Count this interface as the watched link; False if it is gone again."""
         try:
             self._engine.attach_link(watched.index, found.link.ifindex, header_bytes(found.device_type))
-        except OSError:
+        except (OSError, NoSuchLink):
             return False
         watched.link = found.link
         watched.present = True

@@ -158,7 +158,7 @@ class Engine:
                 if error.errno == errno.EPERM:
                     raise NotPermitted(
                         "loading eBPF programs is not permitted",
-                        "run as root (sudo esimbpf …), or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN",
+                        "run as root (sudo esimbpf …), or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN",
                     ) from error
                 refused = self._refused(log.lines, without)
                 if refused is None or refused.required:
