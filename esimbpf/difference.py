@@ -54,12 +54,12 @@ def sum_of(parts: Iterable[Counters]) -> Counters:
 class Difference:
     """Keeps what the last reading of one link said.
 
-    `sees_forwarding` is False where the kernel side cannot count received packets that are routed on: what no
-    socket took is then `unattributed` instead of `kernel`.
+    `sees_all` is False where the kernel side cannot count received packets that are routed on, or is asked to look
+    at some of the processes only: what no socket took is then `unattributed` instead of `kernel`.
     """
 
-    def __init__(self, sees_forwarding: bool = True) -> None:
-        self._sees_forwarding = sees_forwarding
+    def __init__(self, sees_all: bool = True) -> None:
+        self._sees_all = sees_all
         self._totals = dict.fromkeys((Kind.KERNEL, Kind.FORWARDED, Kind.UNATTRIBUTED, Kind.OVERFLOW), NOTHING)
         self._no_ip = NOTHING
         self._waiting: deque[tuple[int, _Received]] = deque()
@@ -79,7 +79,7 @@ class Difference:
 
         unattributed = _Received.of(at[ReservedSlot.UNATTRIBUTED]) + headers + self._never_whole
         kernel = _Received.of(at[ReservedSlot.KERNEL])
-        if self._sees_forwarding:
+        if self._sees_all:
             kernel += left
         else:
             unattributed += left

@@ -71,11 +71,15 @@ class Session:
         with ExitStack() as undo:
             self._engine = undo.enter_context(Engine(max_processes, len(links)))
             self._engine.set_namespace(cookie() or 0)
-            self._engine.attach(cgroup2_root(cgroup))
-            sees_forwarding = all(lost.program.name != "forwarded" for lost in self._engine.lost)
+            attached_to = cgroup2_root(cgroup)
+            self._engine.attach(attached_to)
+            # Else what no socket took may have been forwarded, or another cgroup's.
+            sees_all = attached_to == cgroup2_root() and all(
+                lost.program.name != "forwarded" for lost in self._engine.lost
+            )
             namer = Namer(rules)
             self._links = [
-                _Watched(index, found, LinkTally(namer, groupings), Difference(sees_forwarding))
+                _Watched(index, found, LinkTally(namer, groupings), Difference(sees_all))
                 for index, found in enumerate(links)
             ]
             for watched, found in zip(self._links, links, strict=True):

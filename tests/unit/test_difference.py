@@ -35,8 +35,8 @@ def test_what_no_socket_took_is_the_kernels() -> None:
     assert delta.total == rx(1000, 10)
 
 
-def test_where_forwarding_cannot_be_seen_the_rest_is_unattributed() -> None:
-    delta = Difference(sees_forwarding=False).advance(reading({ReservedSlot.LINK: rx(1000, 10)}, s16=rx(700, 7)), 0)
+def test_where_not_all_can_be_seen_the_rest_is_unattributed() -> None:
+    delta = Difference(sees_all=False).advance(reading({ReservedSlot.LINK: rx(1000, 10)}, s16=rx(700, 7)), 0)
     assert delta.others[Kind.KERNEL] == NOTHING
     assert delta.others[Kind.UNATTRIBUTED] == rx(300, 3)
 
