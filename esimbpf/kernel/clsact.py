@@ -18,21 +18,16 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
+from typing import Any, Final
+
+from pyroute2 import IPRoute
 
 from esimbpf.errors import CannotError, EsimbpfError, KernelLacks, NoSuchLink, NotPermitted
-from esimbpf.kernel.rtnetlink import (
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    Message,
-    Rtnetlink,
-    attribute,
-    attributes,
-    text,
-    u32,
-)
+from esimbpf.kernel.rtnetlink import listed, raw, rtnetlink
 from esimbpf.text import printable
 
 __all__ = ["HANDLE", "PRIORITY", "Direction", "Filter", "attach", "detach", "others", "stale"]
@@ -40,19 +35,12 @@ __all__ = ["HANDLE", "PRIORITY", "Direction", "Filter", "attach", "detach", "oth
 PRIORITY = 6
 HANDLE = 0xE51B
 
-_NAME = b"esimbpf"
-_NAME_WITH_QDISC = b"esimbpf+clsact"
+_NAME: Final = "esimbpf"
+_NAME_WITH_QDISC: Final = "esimbpf+clsact"
 
-_RTM_NEWQDISC, _RTM_DELQDISC, _RTM_GETQDISC = 36, 37, 38
-_RTM_NEWTFILTER, _RTM_DELTFILTER, _RTM_GETTFILTER = 44, 45, 46
-_TCA_KIND, _TCA_OPTIONS = 1, 2
-_TCA_BPF_FD, _TCA_BPF_NAME, _TCA_BPF_FLAGS, _TCA_BPF_ID = 6, 7, 8, 11
-_TCA_BPF_FLAG_ACT_DIRECT = 1
-_TC_H_CLSACT = 0xFFFFFFF1
-_CLSACT_HANDLE = 0xFFFF0000
-_ETH_P_ALL = 0x0003
+_CLSACT_HANDLE: Final = 0xFFFF0000  # linux/pkt_sched.h: TC_H_MAKE(TC_H_CLSACT, 0)
 
-_TCMSG = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, info
+_NOTHING_TO_REMOVE: Final = (errno.ENOENT, errno.ENODEV, errno.EINVAL)
 
 
 class Direction(IntEnum):
@@ -74,8 +62,6 @@ class Filter:
     """`bpf`, `u32`, `flower`, …"""
     name: str
     """The name that its owner gave it, as `file.o:[section]` or of the program; empty if it has none."""
-    program_id: int
-    """The BPF program's id, 0 for filters of other kinds."""
     is_ours: bool = False
     with_qdisc: bool = False
     """Whether whoever attached it, one of us, also made the qdisc."""
@@ -87,24 +73,24 @@ def attach(ifindex: int, prog_fd: int, direction: Direction) -> None:
     Raises NoSuchLink, NotPermitted, KernelLacks (no clsact or no BPF filters), CannotError if somebody else's
     filter or qdisc is in the way.
     """
-    with _Tc(ifindex) as tc:
-        made_qdisc = tc.provide_qdisc()
-        listed = tc.filters()
-        taken = [f for f in listed if f.direction is direction and f.priority == PRIORITY and not f.is_ours]
-        if taken:
-            if made_qdisc:
-                tc.remove_qdisc()
-            raise CannotError(
-                f"a foreign tc filter ({taken[0].name or taken[0].kind}) has the priority {PRIORITY} on {tc.link_name}",
-                f"give it another one; it is shown by: tc filter show dev {tc.link_name} {direction.name.lower()}",
-            )
-        made_qdisc = made_qdisc or any(f.is_ours and f.with_qdisc for f in listed)
-        try:
-            tc.put(prog_fd, direction, made_qdisc)
-        except EsimbpfError:
-            if made_qdisc and not tc.filters():
-                tc.remove_qdisc()
-            raise
+    tc = _Tc(ifindex)
+    made_qdisc = tc.provide_qdisc()
+    listed = tc.filters()
+    taken = [f for f in listed if f.direction is direction and f.priority == PRIORITY and not f.is_ours]
+    if taken:
+        if made_qdisc:
+            tc.remove_qdisc()
+        raise CannotError(
+            f"a foreign tc filter ({taken[0].name or taken[0].kind}) has the priority {PRIORITY} on {tc.link_name}",
+            f"give it another one; it is shown by: tc filter show dev {tc.link_name} {direction.name.lower()}",
+        )
+    made_qdisc = made_qdisc or any(f.is_ours and f.with_qdisc for f in listed)
+    try:
+        tc.put(prog_fd, direction, made_qdisc)
+    except EsimbpfError:
+        if made_qdisc and not tc.filters():
+            tc.remove_qdisc()
+        raise
 
 
 def detach(ifindex: int, direction: Direction) -> bool:
@@ -112,38 +98,31 @@ def detach(ifindex: int, direction: Direction) -> bool:
 
     A link that is gone has no filters: no error. Raises NotPermitted, CannotError.
     """
-    with _Tc(ifindex) as tc:
-        ours = [f for f in tc.filters() if f.is_ours and f.direction is direction]
-        for mine in ours:
-            tc.remove(mine)
-        if any(f.with_qdisc for f in ours) and not tc.filters():
-            tc.remove_qdisc()
-        return bool(ours)
+    tc = _Tc(ifindex)
+    ours = [f for f in tc.filters() if f.is_ours and f.direction is direction]
+    for mine in ours:
+        tc.remove(mine)
+    if any(f.with_qdisc for f in ours) and not tc.filters():
+        tc.remove_qdisc()
+    return bool(ours)
 
 
 def stale(ifindex: int) -> tuple[Filter, ...]:
     """Filters of ours on a link: before `attach`, what a killed run left behind."""
-    with _Tc(ifindex) as tc:
-        return tuple(f for f in tc.filters() if f.is_ours)
+    tc = _Tc(ifindex)
+    return tuple(f for f in tc.filters() if f.is_ours)
 
 
 def others(ifindex: int) -> tuple[Filter, ...]:
     """Everybody else's filters on a link, in the order in which they run; those before PRIORITY may hide packets."""
-    with _Tc(ifindex) as tc:
-        return tuple(f for f in tc.filters() if not f.is_ours)
+    tc = _Tc(ifindex)
+    return tuple(f for f in tc.filters() if not f.is_ours)
 
 
-class _Tc(Rtnetlink):
+class _Tc:
     """tc's requests about one link, with the kernel's refusals as errors of ours."""
 
     def __init__(self, ifindex: int) -> None:
-        try:
-            super().__init__()
-        except OSError as error:
-            raise CannotError(
-                f"cannot speak with tc in the kernel: {error.strerror}",
-                "check that AF_NETLINK sockets are not forbidden",
-            ) from error
         self._ifindex = ifindex
 
     @property
@@ -163,83 +142,78 @@ class _Tc(Rtnetlink):
                 f"{self.link_name} has an ingress qdisc, which leaves no place for programs on sent packets",
                 f"replace it: tc qdisc del dev {self.link_name} ingress; tc qdisc add dev {self.link_name} clsact",
             )
-        if "clsact" in kinds:
-            return False
-        body = self._message(_CLSACT_HANDLE, _TC_H_CLSACT) + attribute(_TCA_KIND, b"clsact\0")
-        try:
-            self.ask(_RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body)
-        except OSError as error:
-            if error.errno == errno.EEXIST:  # somebody else was faster
-                return False
-            raise self._refusal(error, "the clsact qdisc (CONFIG_NET_SCH_INGRESS)") from error
-        return True
+        return "clsact" not in kinds and self._ask(
+            lambda netlink: netlink.tc("add", "clsact", self._ifindex),
+            harmless=(errno.EEXIST,),  # somebody else was faster
+            lacking="the clsact qdisc (CONFIG_NET_SCH_INGRESS)",
+        )
 
     def remove_qdisc(self) -> None:
         """Remove the clsact qdisc; none is no error."""
-        self._remove(_RTM_DELQDISC, self._message(_CLSACT_HANDLE, _TC_H_CLSACT))
+        self._ask(lambda netlink: netlink.tc("del", "clsact", self._ifindex), harmless=_NOTHING_TO_REMOVE)
 
     def put(self, prog_fd: int, direction: Direction, with_qdisc: bool) -> None:
         """Add our filter, or replace the one of our priority and handle in one step."""
-        options = (
-            attribute(_TCA_BPF_FD, struct.pack("=I", prog_fd))
-            + attribute(_TCA_BPF_NAME, (_NAME_WITH_QDISC if with_qdisc else _NAME) + b"\0")
-            + attribute(_TCA_BPF_FLAGS, struct.pack("=I", _TCA_BPF_FLAG_ACT_DIRECT))
+        options = {
+            "parent": int(direction),
+            "prio": PRIORITY,
+            "fd": prog_fd,
+            "name": _NAME_WITH_QDISC if with_qdisc else _NAME,
+            "direct_action": True,
+        }
+        self._ask(
+            lambda netlink: netlink.tc("replace-filter", "bpf", self._ifindex, HANDLE, **options),
+            lacking="tc's BPF filters (CONFIG_NET_CLS_BPF)",
         )
-        body = (
-            self._message(HANDLE, direction, PRIORITY << 16 | socket.htons(_ETH_P_ALL))
-            + attribute(_TCA_KIND, b"bpf\0")
-            + attribute(_TCA_OPTIONS, options)
-        )
-        try:
-            self.ask(_RTM_NEWTFILTER, NLM_F_CREATE, body)
-        except OSError as error:
-            raise self._refusal(error, "tc's BPF filters (CONFIG_NET_CLS_BPF)") from error
 
     def remove(self, mine: Filter) -> None:
         """Remove one filter; one that is gone is no error."""
-        body = self._message(mine.handle, mine.direction, mine.priority << 16 | socket.htons(_ETH_P_ALL))
-        self._remove(_RTM_DELTFILTER, body + attribute(_TCA_KIND, b"bpf\0"))
+        place = {"parent": int(mine.direction), "prio": mine.priority}
+        self._ask(
+            lambda netlink: netlink.tc("del-filter", "bpf", self._ifindex, mine.handle, **place),
+            harmless=_NOTHING_TO_REMOVE,
+        )
 
     def filters(self) -> tuple[Filter, ...]:
         """All filters on the link, each direction's in the order in which they run."""
         if "clsact" not in self._qdiscs():
             return ()
-        found = []
-        for direction in Direction:
-            for message in self._listed(_RTM_GETTFILTER, self._message(0, direction)):
-                given = _filter(message, direction)
-                # The kernel lists each chain's head too, with handle 0: no filter.
-                if given is not None and given.ifindex == self._ifindex and given.handle:
-                    found.append(given)
-        return tuple(found)
+        return tuple(
+            _filter(message, direction)
+            for direction in Direction
+            for message in self._list(partial(self._dump_filters, int(direction)))
+            if message["handle"]  # the kernel lists each chain's head too, with handle 0: no filter
+        )
+
+    def _dump_filters(self, parent: int, netlink: IPRoute) -> Any:
+        return netlink.get_filters(index=self._ifindex, parent=parent)
 
     def _qdiscs(self) -> set[str]:
         """The kinds of qdisc at the place of clsact, which only one can have: clsact or ingress."""
-        kinds = set()
-        for message in self._listed(_RTM_GETQDISC, self._message(0, 0)):
-            if message.type == _RTM_NEWQDISC and len(message.body) >= _TCMSG.size:
-                _family, ifindex, handle, _parent, _info = _TCMSG.unpack_from(message.body)
-                if ifindex == self._ifindex and handle == _CLSACT_HANDLE:
-                    kinds.add(printable(text(attributes(message.body[_TCMSG.size :]).get(_TCA_KIND))))
-        return kinds
+        return {
+            printable(raw(message.get_attr("TCA_KIND")))
+            for message in self._list(lambda netlink: netlink.get_qdiscs(self._ifindex))
+            if message["handle"] == _CLSACT_HANDLE
+        }
 
-    def _message(self, handle: int, parent: int, info: int = 0) -> bytes:
-        return _TCMSG.pack(socket.AF_UNSPEC, self._ifindex, handle, parent, info)
+    def _list(self, dump: Callable[[IPRoute], Iterable[Any]]) -> list[Any]:
+        """What a dump lists; nothing if the link is gone, or there is no tc at all."""
+        messages: list[Any] = []
+        self._ask(
+            lambda netlink: messages.extend(listed(partial(dump, netlink))), harmless=(errno.ENODEV, errno.EOPNOTSUPP)
+        )
+        return messages
 
-    def _listed(self, kind: int, body: bytes) -> list[Message]:
+    def _ask(self, do: Callable[[IPRoute], object], harmless: Container[int] = (), lacking: str = "tc") -> bool:
+        """Have the kernel do something; False if it did not for a harmless reason."""
         try:
-            return self.dump(kind, body)
+            with rtnetlink() as netlink:
+                do(netlink)
         except OSError as error:
-            if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):  # no such link, or no tc at all
-                return []
-            raise self._refusal(error, "tc") from error
-
-    def _remove(self, kind: int, body: bytes) -> None:
-        try:
-            self.ask(kind, 0, body)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
-                raise self._refusal(error, "tc") from error
+            if error.errno in harmless:
+                return False
+            raise self._refusal(error, lacking) from error
+        return True
 
     def _refusal(self, error: OSError, lacking: str) -> EsimbpfError:
         if error.errno in (errno.EPERM, errno.EACCES):
@@ -256,22 +230,17 @@ class _Tc(Rtnetlink):
         )
 
 
-def _filter(message: Message, direction: Direction) -> Filter | None:
-    if message.type != _RTM_NEWTFILTER or len(message.body) < _TCMSG.size:
-        return None
-    _family, ifindex, handle, _parent, info = _TCMSG.unpack_from(message.body)
-    given = attributes(message.body[_TCMSG.size :])
-    kind = printable(text(given.get(_TCA_KIND)))
-    options = attributes(given.get(_TCA_OPTIONS, b"")) if kind == "bpf" else {}
-    name = text(options.get(_TCA_BPF_NAME))
+def _filter(message: Any, direction: Direction) -> Filter:
+    kind = printable(raw(message.get_attr("TCA_KIND")))
+    options = message.get_attr("TCA_OPTIONS") if kind == "bpf" else None
+    name = printable(raw(options.get_attr("TCA_BPF_NAME"))) if options else ""
     return Filter(
-        ifindex=ifindex,
+        ifindex=message["index"],
         direction=direction,
-        priority=info >> 16,
-        handle=handle,
+        priority=message["info"] >> 16,
+        handle=message["handle"],
         kind=kind,
-        name=printable(name),
-        program_id=u32(options.get(_TCA_BPF_ID)),
-        is_ours=kind == "bpf" and handle == HANDLE and name in (_NAME, _NAME_WITH_QDISC),
+        name=name,
+        is_ours=kind == "bpf" and message["handle"] == HANDLE and name in (_NAME, _NAME_WITH_QDISC),
         with_qdisc=name == _NAME_WITH_QDISC,
     )

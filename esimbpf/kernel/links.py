@@ -6,48 +6,52 @@
     …
     each tick: changes = monitor.poll(); if changes.concerns(link): link is at follow(link, list_links(), changes.gone)
 
-A listing takes 1 ms, of 500 interfaces 17 ms; a poll 2 µs.
+A listing takes 1 ms, of 500 interfaces 90 ms; a poll 2 µs.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from errno import ENOBUFS
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self
+
+from pyroute2.netlink.rtnl import (
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTMGRP_IPV4_IFADDR,
+    RTMGRP_IPV6_IFADDR,
+    RTMGRP_LINK,
+)
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from esimbpf.cellular import Certainty, Facts, judge
 from esimbpf.errors import CannotError, NoSuchLink, UsageError
 from esimbpf.kernel import netns
 from esimbpf.kernel.abi import MAX_LINKS
-from esimbpf.kernel.rtnetlink import Message, Rtnetlink, attribute, attribute_list, attributes, text, u32
+from esimbpf.kernel.rtnetlink import SKIP_STATISTICS, listed, raw, rtnetlink
 from esimbpf.model import Link
 from esimbpf.text import printable
 
 __all__ = ["Changes", "FoundLink", "LinkMonitor", "cellular_links", "choose", "follow", "list_links"]
 
-# linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/if.h
-_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
-_RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
-_RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK = 1, 3, 4, 5
-_IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID = 16, 18, 29, 37
-_IFLA_PROP_LIST, _IFLA_ALT_IFNAME = 52, 53
-_IFLA_INFO_KIND = 1
-_RTEXT_FILTER_SKIP_STATS = 1 << 3
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_IFA_F_DEPRECATED = 0x20
-_IFF_UP = 0x1
+# linux/if_addr.h, linux/if.h
+_IFA_F_DEPRECATED: Final = 0x20
+_IFF_UP: Final = 0x1
 
-_IFINFOMSG = struct.Struct("=BxHiII")  # family, ARPHRD type, index, flags, change
-_IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+# RFC 2863's states by pyroute2's names of them.
+_OPERSTATES: Final = {"NOTPRESENT": "not present", "LOWERLAYERDOWN": "lower layer down"} | {
+    name.upper(): name for name in ("down", "testing", "dormant", "up")
+}
 
-# RFC 2863's states as linux/if.h numbers them.
-_OPERSTATES = ("unknown", "not present", "down", "lower layer down", "testing", "dormant", "up")
+# The kernel fills at most 32 KiB of messages into one datagram.
+_DATAGRAM_BYTES: Final = 1 << 16
 
 # linux/if_arp.h
 _DEVICE_TYPES = {
@@ -111,7 +115,7 @@ class _Interface:
     name: bytes
     altnames: tuple[bytes, ...]
     device_type: int
-    address: bytes
+    address: str
     kind: str
     up: bool
     operstate: str
@@ -130,13 +134,10 @@ class _Ancestry:
 
 def list_links() -> tuple[FoundLink, ...]:
     """All interfaces of this network namespace, by ifindex; needs no privilege. Raises CannotError."""
-    request = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute(
-        _IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS)
-    )
     try:
-        with Rtnetlink() as netlink:
-            link_messages = netlink.dump(_RTM_GETLINK, request)
-            address_messages = netlink.dump(_RTM_GETADDR, _IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        with rtnetlink() as netlink:
+            link_messages = listed(lambda: netlink.get_links(ext_mask=SKIP_STATISTICS))
+            address_messages = listed(netlink.get_addr)
     except OSError as error:
         raise CannotError(
             f"cannot list the network interfaces: {error.strerror}",
@@ -148,46 +149,41 @@ def list_links() -> tuple[FoundLink, ...]:
     return _found(interfaces, ancestries, _addresses(address_messages))
 
 
-def _interfaces(listed: Iterable[Message]) -> tuple[_Interface, ...]:
+def _interfaces(messages: Iterable[Any]) -> tuple[_Interface, ...]:
     found = []
-    for message in listed:
-        if message.type != _RTM_NEWLINK or len(message.body) < _IFINFOMSG.size:
+    for message in messages:
+        if message["header"]["type"] != RTM_NEWLINK:
             continue
-        _family, device_type, ifindex, flags, _change = _IFINFOMSG.unpack_from(message.body)
-        given = attributes(message.body[_IFINFOMSG.size :])
-        properties = attribute_list(given.get(_IFLA_PROP_LIST, b""))
-        operstate = given.get(_IFLA_OPERSTATE, b"\0")[0]
+        properties = message.get_attr("IFLA_PROP_LIST")
         found.append(
             _Interface(
-                ifindex=ifindex,
-                name=text(given.get(_IFLA_IFNAME)),
-                altnames=tuple(text(value) for kind, value in properties if kind == _IFLA_ALT_IFNAME),
-                device_type=device_type,
-                address=given.get(_IFLA_ADDRESS, b""),
-                kind=printable(text(attributes(given.get(_IFLA_LINKINFO, b"")).get(_IFLA_INFO_KIND))),
-                up=bool(flags & _IFF_UP),
-                operstate=_OPERSTATES[operstate] if operstate < len(_OPERSTATES) else "unknown",
-                mtu=u32(given.get(_IFLA_MTU)),
+                ifindex=message["index"],
+                name=raw(message.get_attr("IFLA_IFNAME")),
+                altnames=tuple(raw(name) for name in properties.altnames()) if properties else (),
+                device_type=message["ifi_type"],
+                address=message.get_attr("IFLA_ADDRESS") or "",
+                kind=printable(raw(message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND"))),
+                up=bool(message["flags"] & _IFF_UP),
+                operstate=_OPERSTATES.get(message.get_attr("IFLA_OPERSTATE"), "unknown"),
+                mtu=message.get_attr("IFLA_MTU") or 0,
                 # With a namespace's id, the index is one of another namespace.
-                below=0 if _IFLA_LINK_NETNSID in given else u32(given.get(_IFLA_LINK)),
+                below=0 if message.get_attr("IFLA_LINK_NETNSID") is not None else message.get_attr("IFLA_LINK") or 0,
             )
         )
     return tuple(sorted(found, key=lambda interface: interface.ifindex))
 
 
-def _addresses(listed: Iterable[Message]) -> dict[int, tuple[str, ...]]:
+def _addresses(messages: Iterable[Any]) -> dict[int, tuple[str, ...]]:
     """Addresses by ifindex: IPv4 first, wide scopes before narrow ones, deprecated ones last."""
     found: dict[int, list[tuple[bool, int, int, str]]] = {}
-    for message in listed:
-        if message.type != _RTM_NEWADDR or len(message.body) < _IFADDRMSG.size:
+    for message in messages:
+        if message["header"]["type"] != RTM_NEWADDR or message["family"] not in (socket.AF_INET, socket.AF_INET6):
             continue
-        family, _prefix, flags, scope, ifindex = _IFADDRMSG.unpack_from(message.body)
-        given = attributes(message.body[_IFADDRMSG.size :])
         # On a point-to-point link IFA_ADDRESS is the peer's.
-        packed = given.get(_IFA_LOCAL, given.get(_IFA_ADDRESS, b""))
-        with suppress(ValueError, OSError):  # a family or length that is no IP address
-            shown = socket.inet_ntop(family, packed)
-            found.setdefault(ifindex, []).append((bool(flags & _IFA_F_DEPRECATED), family, scope, shown))
+        shown = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+        if shown:
+            deprecated = bool(message["flags"] & _IFA_F_DEPRECATED)
+            found.setdefault(message["index"], []).append((deprecated, message["family"], message["scope"], shown))
     return {
         ifindex: tuple(shown for *_, shown in sorted(entries, key=lambda entry: entry[:3]))
         for ifindex, entries in found.items()
@@ -206,8 +202,7 @@ def _ancestry(directory: str, certain: bool, interface: _Interface) -> _Ancestry
     if uevent.get("IFINDEX") != str(interface.ifindex):
         return _Ancestry()
     if not certain and (
-        _read(own, "address").strip() != interface.address.hex(":")
-        or _read(own, "type").strip() != str(interface.device_type)
+        _read(own, "address").strip() != interface.address or _read(own, "type").strip() != str(interface.device_type)
     ):
         return _Ancestry()
     return _Ancestry(
@@ -411,8 +406,13 @@ class LinkMonitor:
     """
 
     def __init__(self) -> None:
+        # A plain socket: one of pyroute2's is of no use after a loss (ENOBUFS), and cannot be read without waiting.
+        self._decoder = MarshalRtnl()
         try:
-            self._netlink = Rtnetlink(_RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR)
+            self._socket = socket.socket(
+                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+            )
+            self._socket.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
         except OSError as error:
             raise CannotError(
                 f"cannot watch the network interfaces: {error.strerror}",
@@ -429,28 +429,46 @@ class LinkMonitor:
 
     def close(self) -> None:
         """End the subscription; twice is harmless."""
-        self._netlink.close()
+        self._socket.close()
 
     def fileno(self) -> int:
         """The descriptor, readable when something happened."""
-        return self._netlink.fileno()
+        return self._socket.fileno()
 
     def poll(self) -> Changes:
         """What happened since the last call, without waiting."""
-        arrived, lost = self._netlink.received()
         touched: set[int] = set()
         names: set[str] = set()
         gone: set[int] = set()
-        for message in arrived:
-            if message.type in (_RTM_NEWADDR, _RTM_DELADDR) and len(message.body) >= _IFADDRMSG.size:
-                touched.add(_IFADDRMSG.unpack_from(message.body)[-1])
-            elif message.type in (_RTM_NEWLINK, _RTM_DELLINK) and len(message.body) >= _IFINFOMSG.size:
-                family, _type, ifindex, _flags, _change = _IFINFOMSG.unpack_from(message.body)
-                if family != socket.AF_UNSPEC:
-                    continue  # AF_BRIDGE: a port that left its bridge, not an interface that is gone
-                touched.add(ifindex)
-                if message.type == _RTM_DELLINK:
-                    gone.add(ifindex)
+        datagrams, lost = self._received()
+        for message in (message for datagram in datagrams for message in self._decoder.parse(datagram)):
+            kind = message["header"]["type"]
+            if kind in (RTM_NEWADDR, RTM_DELADDR):
+                touched.add(message["index"])
+            # AF_BRIDGE tells of a port that left its bridge, not of an interface that is gone.
+            elif kind in (RTM_NEWLINK, RTM_DELLINK) and message["family"] == socket.AF_UNSPEC:
+                touched.add(message["index"])
+                if kind == RTM_DELLINK:
+                    gone.add(message["index"])
                 else:
-                    names.add(printable(text(attributes(message.body[_IFINFOMSG.size :]).get(_IFLA_IFNAME))))
+                    names.add(printable(raw(message.get_attr("IFLA_IFNAME"))))
         return Changes(frozenset(touched), frozenset(names), frozenset(gone), lost)
+
+    def _received(self) -> tuple[list[bytes], bool]:
+        """What the kernel has sent, and whether some of it was lost."""
+        datagrams: list[bytes] = []
+        lost = False
+        while True:
+            try:
+                datagram, _, flags, (port, _groups) = self._socket.recvmsg(_DATAGRAM_BYTES)
+            except BlockingIOError:
+                return datagrams, lost
+            except OSError as error:
+                if error.errno != ENOBUFS:
+                    raise
+                lost = True
+                continue
+            if flags & socket.MSG_TRUNC:
+                lost = True
+            elif port == 0:  # the kernel's own; a process must not be able to feed us news
+                datagrams.append(datagram)

@@ -7,8 +7,6 @@ import importlib.machinery
 import os
 import platform
 import resource
-import socket
-import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
@@ -19,7 +17,7 @@ from esimbpf.kernel.engine import BTF_VARIABLE, kernel_btf
 from esimbpf.kernel.links import FoundLink, choose, list_links
 from esimbpf.kernel.mounts import cgroup2_root, mount_points
 from esimbpf.kernel.programs import PROGRAMS
-from esimbpf.kernel.rtnetlink import Rtnetlink, attribute, attributes, u32
+from esimbpf.kernel.rtnetlink import SKIP_STATISTICS, listed, rtnetlink
 from esimbpf.kernel.tryout import Features, Tried, examine_object, features, try_programs
 from esimbpf.machine import (
     AttachedProgram,
@@ -62,15 +60,10 @@ _DISTRIBUTIONS: Final = {
 # Where distributions put modules for their own Python, which a virtual environment does not see.
 _DISTRIBUTIONS_MODULES: Final = ("/usr/lib/python3/dist-packages",)
 
-# linux/rtnetlink.h, linux/if_link.h
-_RTM_NEWLINK, _RTM_GETLINK = 16, 18
-_IFLA_EXT_MASK, _IFLA_XDP = 29, 43
-_IFLA_XDP_ATTACHED, _IFLA_XDP_PROG_ID = 2, 4
-_RTEXT_FILTER_SKIP_STATS = 1 << 3
-_IFINFOMSG = struct.Struct("=BxHiII")
 _CGROUP_HOOKS: Final = {"ingress": libbpf.CGROUP_INET_INGRESS, "sock_create": libbpf.CGROUP_INET_SOCK_CREATE}
 
-_XDP_MODES: Final = {1: "in the driver", 2: "generic", 3: "in the hardware", 4: "several"}
+# linux/if_link.h, XDP_ATTACHED_*, by pyroute2's names of them.
+_XDP_MODES: Final = {"xdp": "in the driver", "xdpgeneric": "generic", "xdpoffload": "in the hardware"}
 
 
 def probe(names: Sequence[str], cgroup: str | None) -> Machine:
@@ -322,16 +315,12 @@ def _tcx(ifindex: int, place: int) -> tuple[AttachedProgram, ...] | None:
 
 def _xdp() -> dict[int, str]:
     """By ifindex, the XDP program on a link in words."""
-    request = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-    request += attribute(_IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS))
     found = {}
-    with suppress(OSError), Rtnetlink() as netlink:
-        for message in netlink.dump(_RTM_GETLINK, request):
-            if message.type != _RTM_NEWLINK or len(message.body) < _IFINFOMSG.size:
-                continue
-            ifindex = _IFINFOMSG.unpack_from(message.body)[2]
-            given = attributes(attributes(message.body[_IFINFOMSG.size :]).get(_IFLA_XDP, b""))
-            mode = given.get(_IFLA_XDP_ATTACHED, b"\0")[0]
-            if mode:
-                found[ifindex] = f"program {u32(given.get(_IFLA_XDP_PROG_ID))}, {_XDP_MODES.get(mode, 'attached')}"
+    with suppress(OSError), rtnetlink() as netlink:
+        for message in listed(lambda: netlink.get_links(ext_mask=SKIP_STATISTICS)):
+            given = message.get_attr("IFLA_XDP")
+            program = given and given.get_attr("IFLA_XDP_PROG_ID")
+            if program:
+                mode = _XDP_MODES.get(given.get_attr("IFLA_XDP_ATTACHED"), "attached")
+                found[message["index"]] = f"program {program}, {mode}"
     return found

@@ -8,14 +8,13 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
-import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from esimbpf.kernel.rtnetlink import NLM_F_CREATE, NLM_F_EXCL, Rtnetlink, attribute
+from esimbpf.kernel.rtnetlink import rtnetlink
 
 __all__ = ["FAR_ADDRESS", "NEAR_ADDRESS", "NEAR_LINK", "ThrowawayLink", "in_new_namespace"]
 
@@ -28,15 +27,6 @@ _FAR_LINK: Final = "tower0"
 _PREFIX_BITS: Final = 30
 
 _CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
-
-# linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/veth.h
-_RTM_NEWLINK, _RTM_NEWADDR = 16, 20
-_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 3, 18, 28
-_IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_IFF_UP: Final = 1
-_IFINFOMSG = struct.Struct("=BxHiII")
-_IFADDRMSG = struct.Struct("=BBBBI")
 
 
 def in_new_namespace(do: Callable[[], Result]) -> Result:
@@ -70,8 +60,8 @@ class ThrowawayLink:
             _unshare()
             self._near = _own_namespace()
             _silence()
-            with Rtnetlink() as netlink:
-                netlink.ask(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, _veth(self._far))
+            with rtnetlink() as netlink:
+                netlink.link("add", ifname=NEAR_LINK, kind="veth", peer={"ifname": _FAR_LINK, "net_ns_fd": self._far})
             _set_up(NEAR_LINK, NEAR_ADDRESS)
             self._at_far_end(lambda: _set_up(_FAR_LINK, FAR_ADDRESS))
         except BaseException:
@@ -127,30 +117,12 @@ def _silence() -> None:
         file.write("1")
 
 
-def _veth(far: int) -> bytes:
-    header = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-    peer = (
-        header
-        + attribute(_IFLA_IFNAME, _FAR_LINK.encode() + b"\0")
-        + attribute(_IFLA_NET_NS_FD, struct.pack("=I", far))
-    )
-    about = attribute(_IFLA_INFO_KIND, b"veth") + attribute(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, peer))
-    return header + attribute(_IFLA_IFNAME, NEAR_LINK.encode() + b"\0") + attribute(_IFLA_LINKINFO, about)
-
-
 def _set_up(link: str, address: str) -> None:
     """Give a link of the thread's namespace its address, and bring it up."""
     ifindex = socket.if_nametoindex(link)
-    packed = socket.inet_aton(address)
-    with Rtnetlink() as netlink:
-        netlink.ask(
-            _RTM_NEWADDR,
-            NLM_F_CREATE | NLM_F_EXCL,
-            _IFADDRMSG.pack(socket.AF_INET, _PREFIX_BITS, 0, 0, ifindex)
-            + attribute(_IFA_LOCAL, packed)
-            + attribute(_IFA_ADDRESS, packed),
-        )
-        netlink.ask(_RTM_NEWLINK, 0, _IFINFOMSG.pack(socket.AF_UNSPEC, 0, ifindex, _IFF_UP, _IFF_UP))
+    with rtnetlink() as netlink:
+        netlink.addr("add", index=ifindex, address=address, prefixlen=_PREFIX_BITS)
+        netlink.link("set", index=ifindex, state="up")
 
 
 def _udp(address: str) -> socket.socket:

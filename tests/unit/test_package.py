@@ -31,7 +31,11 @@ def project() -> dict[str, Any]:
 
 def distributions(requirements: list[str]) -> set[str]:
     """The names in a list of requirements, as PEP 503 writes them."""
-    return {re.split(r"[^\w.-]", one)[0].lower().replace("_", "-") for one in requirements}
+    return {normalized(re.split(r"[^\w.-]", one)[0]) for one in requirements}
+
+
+def normalized(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def imports(source: Path) -> Iterator[str]:
@@ -75,7 +79,10 @@ def test_the_lattice_library_of_pypi_that_is_named_bcc_is_never_required() -> No
 def test_each_dependency_is_imported_and_each_import_is_a_dependency() -> None:
     imported = {module.partition(".")[0] for source in SOURCES for module in imports(source)}
     foreign = imported - set(sys.stdlib_module_names) - {"esimbpf", "bcc"}
-    assert foreign == distributions(project()["project"]["dependencies"])
+    providers = importlib.metadata.packages_distributions()
+    assert {normalized(one) for module in foreign for one in providers[module]} == distributions(
+        project()["project"]["dependencies"]
+    )
 
 
 def test_only_the_kernel_package_asks_the_kernel() -> None:

@@ -1,65 +1,47 @@
-"""Encoding and decoding netlink messages."""
+"""What is made of pyroute2's answers and refusals."""
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
-from esimbpf.kernel.rtnetlink import attribute, attribute_list, attributes, messages, text, u32
-
-PAYLOADS = st.lists(st.tuples(st.integers(0, 0x3FFF), st.binary(max_size=40)))
+from esimbpf.kernel import rtnetlink
 
 
-@given(PAYLOADS)
-def test_attributes_read_back_as_written_in_their_order(written: list[tuple[int, bytes]]) -> None:
-    data = b"".join(attribute(kind, payload) for kind, payload in written)
-    assert len(data) % 4 == 0
-    assert attribute_list(data) == written
-    assert attributes(data) == dict(written)
+class Interrupted:
+    """A dump of which the first few attempts end in the middle."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def __call__(self) -> Iterator[str]:
+        yield "first"
+        if self.left:
+            self.left -= 1
+            raise NetlinkDumpInterrupted
+        yield "last"
 
 
-def test_flags_in_an_attributes_type_are_no_part_of_it() -> None:
-    assert attributes(attribute(18 | 0x8000, b"nested")) == {18: b"nested"}
-    assert attributes(attribute(18 | 0x4000, b"big endian")) == {18: b"big endian"}
+def test_a_list_that_changed_while_it_was_read_is_read_again_and_whole() -> None:
+    assert rtnetlink.listed(Interrupted(3)) == ["first", "last"]
 
 
-@given(PAYLOADS, st.integers(1, 200))
-def test_what_is_cut_off_loses_only_its_end(written: list[tuple[int, bytes]], kept: int) -> None:
-    data = b"".join(attribute(kind, payload) for kind, payload in written)[:kept]
-    read = attribute_list(data)
-    assert read == written[: len(read)]
+def test_a_list_that_never_stands_still_is_an_error() -> None:
+    with pytest.raises(OSError, match="keeps changing"):
+        rtnetlink.listed(Interrupted(1000))
 
 
-@given(st.binary(max_size=300))
-def test_any_bytes_at_all_can_be_decoded(data: bytes) -> None:
-    attribute_list(data)
-    for message in messages(data):
-        attributes(message.body)
-
-
-def test_a_datagram_holds_several_messages_padded_to_four_bytes() -> None:
-    first = struct.pack("=IHHII", 16 + 5, 16, 2, 7, 0) + b"hello" + bytes(3)
-    second = struct.pack("=IHHII", 16, 3, 0, 7, 0)
-    assert [(one.type, one.flags, one.sequence, one.body) for one in messages(first + second)] == [
-        (16, 2, 7, b"hello"),
-        (3, 0, 7, b""),
-    ]
-
-
-@pytest.mark.parametrize("payload", [None, b"", b"\1", bytes(8)])
-def test_a_number_of_a_wrong_size_is_zero(payload: bytes | None) -> None:
-    assert u32(payload) == 0
-
-
-def test_a_number_is_in_the_hosts_order() -> None:
-    assert u32(struct.pack("=I", 0xE51B)) == 0xE51B
+@pytest.mark.parametrize(("words", "told"), [("Exclusivity flag on, cannot modify", "Exclusivity"), (None, "exists")])
+def test_a_refusal_is_an_os_error_with_the_kernels_own_words_if_it_has_any(words: str | None, told: str) -> None:
+    with pytest.raises(OSError, match=told) as refused, rtnetlink.rtnetlink():
+        raise NetlinkError(17, words)
+    assert refused.value.errno == 17
 
 
 @pytest.mark.parametrize(
-    ("payload", "string"), [(None, b""), (b"", b""), (b"wwan0\0", b"wwan0"), (b"wwan0", b"wwan0"), (b"a\0b\0", b"a")]
+    ("given", "bytes_"), [("wwan0", b"wwan0"), ("é", b"\xc3\xa9"), (b"\xff", b"\xff"), (None, b"")]
 )
-def test_a_string_ends_at_its_nul(payload: bytes | None, string: bytes) -> None:
-    assert text(payload) == string
+def test_a_string_keeps_its_bytes_whatever_they_are(given: str | bytes | None, bytes_: bytes) -> None:
+    assert rtnetlink.raw(given) == bytes_
