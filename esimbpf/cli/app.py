@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from esimbpf.cli.options import Common, EngineName
 from esimbpf.cli.run import run
 from esimbpf.cli.top import top
 from esimbpf.cli.watch import watch
+from esimbpf.config import DEFAULT_PATH
 from esimbpf.errors import UsageError
 
 app = typer.Typer(
@@ -44,6 +46,14 @@ def common(
         str | None,
         typer.Option(metavar="PATH", help="Attribute only processes below this cgroup v2 directory."),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"Rules that name apps, in TOML. Default: {DEFAULT_PATH}, if it is there.",
+            show_default=False,
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
     ] = False,
@@ -52,7 +62,7 @@ def common(
     command: tuple[str, ...] = context.obj or ()
     if command and context.invoked_subcommand != "run":
         raise UsageError("only `run` takes a command behind --", "for example: esimbpf run -- curl -O …")
-    context.obj = Common(netns, engine, cgroup, command)
+    context.obj = Common(netns, engine, cgroup, config, command)
     if netns is not None:
         from esimbpf.kernel.netns import enter
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -39,6 +40,8 @@ class Common:
     netns: str | None
     engine: EngineName
     cgroup: str | None
+    config: Path | None = None
+    """None for the default file, which need not be there."""
     command: tuple[str, ...] = ()
     """What stands behind `--`."""
 
@@ -104,10 +107,12 @@ def open_session(
 def _session(
     common: Common, names: Sequence[str], interval_s: float, groupings: Sequence[GroupBy], max_processes: int
 ) -> Iterator[Session]:
+    from esimbpf import config
     from esimbpf.kernel.links import LinkMonitor, choose, list_links
     from esimbpf.session import Session
 
+    rules = config.read(common.config).apps
     with LinkMonitor() as monitor:
         chosen = choose(names, list_links())
-        with Session(chosen, monitor, interval_s, groupings, max_processes, common.cgroup) as session:
+        with Session(chosen, monitor, interval_s, groupings, max_processes, common.cgroup, rules) as session:
             yield session

@@ -421,10 +421,15 @@ def test_hostile_names_are_text_and_harm_no_line(
         assert kept[:5] in names[changed]
 
 
-def test_a_script_is_its_own_app_and_not_its_interpreter(lab: Lab, sink: tuple[str, int], tmp_path: Path) -> None:
-    script = tmp_path / "sync-photos.py"
+def photo_sync(lab: Lab, folder: Path) -> Puppet:
+    """A process that runs a script of that name."""
+    script = folder / "sync-photos.py"
     shutil.copy(Path(__file__).parent / "puppet.py", script)
-    puppet = Puppet.start(lab.device, sys.executable, "-IS", str(script))
+    return Puppet.start(lab.device, sys.executable, "-IS", str(script))
+
+
+def test_a_script_is_its_own_app_and_not_its_interpreter(lab: Lab, sink: tuple[str, int], tmp_path: Path) -> None:
+    puppet = photo_sync(lab, tmp_path)
     with Watch(lab) as watch:
         puppet.udp().do("send_datagrams", sink, [777])
     [row] = assert_all_known(watch).rows("process")
@@ -432,9 +437,7 @@ def test_a_script_is_its_own_app_and_not_its_interpreter(lab: Lab, sink: tuple[s
 
 
 def test_processes_of_an_app_are_one_row(lab: Lab, sink: tuple[str, int], tmp_path: Path) -> None:
-    script = tmp_path / "sync-photos.py"
-    shutil.copy(Path(__file__).parent / "puppet.py", script)
-    photos = [Puppet.start(lab.device, sys.executable, "-IS", str(script)) for _ in range(3)]
+    photos = [photo_sync(lab, tmp_path) for _ in range(3)]
     other = Puppet.start(lab.device)
     with Watch(lab, "--by", "app") as watch:
         for number, puppet in enumerate(photos):
@@ -447,6 +450,17 @@ def test_processes_of_an_app_are_one_row(lab: Lab, sink: tuple[str, int], tmp_pa
         "puppet.py": sent(777),
     }
     assert rows["sync-photos.py"].line["pids"] == sorted(puppet.pid for puppet in photos)
+
+
+def test_a_rule_of_the_configuration_names_an_app(lab: Lab, sink: tuple[str, int], tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[[app]]\nname = "Photos"\nargs = "*/sync-photos.py *"\n')
+    photos, other = photo_sync(lab, tmp_path), Puppet.start(lab.device)
+    with Watch(lab, "--by", "app", before=["--config", str(config)]) as watch:
+        photos.udp().do("send_datagrams", sink, [501])
+        other.udp().do("send_datagrams", sink, [777])
+    report = assert_all_known(watch)
+    assert {row.name: row.total for row in report.rows("app")} == {"Photos": sent(501), "puppet.py": sent(777)}
 
 
 def test_processes_of_a_user_are_one_row(lab: Lab, sink: tuple[str, int]) -> None:

@@ -1,0 +1,119 @@
+"""The configuration file: what people have decided about this machine, in TOML.
+
+[[app]]                       # a rule that names an app; the first one that fits a process wins
+name = "Backup"
+exe = "/usr/bin/restic"       # shell globs, in which * also matches /; those given must all fit:
+# cgroup = "*/backup.service"
+# comm = "restic"             # the command name, as ps shows it
+# args = "*--repo sftp:*"     # all arguments, joined by one space each
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from esimbpf.apps import Rule
+from esimbpf.errors import CannotError, UsageError
+from esimbpf.text import printable
+
+__all__ = ["DEFAULT_PATH", "Config", "parse", "read"]
+
+DEFAULT_PATH: Final = Path("/etc/esimbpf/config.toml")
+
+_LARGEST_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All that the file says."""
+
+    apps: tuple[Rule, ...] = ()
+
+
+def read(path: Path | None = None) -> Config:
+    """What the file says; without a path the default one, which need not exist.
+
+    A file that anyone but root and the caller can change is refused, for what it says is done as root: its owner
+    and permissions count, and those of all folders above it. Raises CannotError, and UsageError for its content.
+    """
+    try:
+        with open(path or DEFAULT_PATH, "rb") as file:
+            changeable = _changeable(file.fileno(), path or DEFAULT_PATH)
+            content = file.read(_LARGEST_BYTES + 1)
+    except FileNotFoundError as error:
+        if path is None:
+            return Config()
+        raise CannotError(f"there is no configuration file {_shown(path)}", "check --config") from error
+    except OSError as error:
+        raise CannotError(
+            f"cannot read the configuration file {_shown(path or DEFAULT_PATH)}: {error.strerror}",
+            "check its permissions, or name another one with --config",
+        ) from error
+    path = path or DEFAULT_PATH
+    if changeable:
+        raise CannotError(
+            f"the configuration file {_shown(path)} is not trusted: others than root can change {_shown(changeable)}",
+            f"chown root {_shown(changeable)}; chmod go-w {_shown(changeable)}",
+        )
+    if len(content) > _LARGEST_BYTES:
+        raise UsageError(f"the configuration file {_shown(path)} is larger than 1 MiB", "it holds rules, not data")
+    try:
+        return parse(content.decode())
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{_shown(path)} is not UTF-8 text", "TOML files are; see the README") from error
+    except UsageError as error:
+        raise UsageError(f"{_shown(path)}: {error.message}", error.hint) from error
+
+
+def parse(text: str) -> Config:
+    """The configuration in a TOML text; UsageError if it is none, or says what nobody understands."""
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"this is not TOML: {printable(str(error))}", "see the README for an example") from error
+    _only_known(content, frozenset({"app"}), "the file")
+    apps = content.get("app", [])
+    if not isinstance(apps, list) or not all(isinstance(entry, dict) for entry in apps):
+        raise UsageError("`app` must be a list of tables", "write each one under a line [[app]]")
+    return Config(apps=tuple(_rule(entry, number) for number, entry in enumerate(apps, 1)))
+
+
+def _rule(entry: Mapping[str, Any], number: int) -> Rule:
+    where = f"[[app]] number {number}"
+    known = frozenset(field.name for field in fields(Rule))
+    _only_known(entry, known, where)
+    for key, value in entry.items():
+        if not isinstance(value, str):
+            raise UsageError(f"{key} of {where} is no text", f'write it in quotation marks: {key} = "…"')
+    try:
+        return Rule(**({"name": ""} | dict(entry)))
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.message}", error.hint) from error
+
+
+def _only_known(table: Mapping[str, Any], known: frozenset[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise UsageError(f"{where} has an unknown key: {printable(key)}", f"known are: {', '.join(sorted(known))}")
+
+
+def _changeable(descriptor: int, path: Path) -> Path | None:
+    """The first of the file and the folders above it that others can change; None if there is none."""
+    trusted = {0, os.geteuid()}
+    resolved = path.resolve()
+    for place, status in [(resolved, os.fstat(descriptor)), *((folder, folder.stat()) for folder in resolved.parents)]:
+        # In a sticky folder, as /tmp is one, only the owner of a file can replace it.
+        sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+        if status.st_uid not in trusted or (status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky):
+            return place
+    return None
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path))
