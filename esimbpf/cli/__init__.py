@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from typing import Final
 
+from esimbpf.cli.streams import complain, give_up, open_standard_streams
 from esimbpf.errors import EsimbpfError
 from esimbpf.text import printable
 
 __all__ = ["main"]
 
+_OUTPUT_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO)
+
 
 def main() -> None:
     """Run the command, and turn what goes wrong into two lines and an exit status."""
+    open_standard_streams()
     from esimbpf.cli.app import app
 
     words, command = _split(sys.argv[1:])
@@ -22,8 +28,8 @@ def main() -> None:
     except EsimbpfError as error:
         status = _say(error)
     except BrokenPipeError:
-        # Whoever read the output has seen enough; Python must not complain when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output has seen enough.
+        give_up(sys.stdout.fileno())
         status = 0
     except KeyboardInterrupt:
         status = 130
@@ -41,9 +47,7 @@ def _split(words: list[str]) -> tuple[list[str], tuple[str, ...]]:
 
 
 def _say(error: EsimbpfError) -> int:
-    print(f"esimbpf: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(f"  {error.hint}", file=sys.stderr)
+    complain(f"esimbpf: {error.message}", *([error.hint] if error.hint else []))
     return error.exit_status
 
 
@@ -57,13 +61,17 @@ def _say_of_library(error: Exception) -> int:
     if os.environ.get("ESIMBPF_DEBUG"):
         raise error
     if isinstance(error, typer.TyperException):
-        print(f"esimbpf: {printable(error.format_message())}", file=sys.stderr)
-        print("  try: esimbpf --help", file=sys.stderr)
+        complain(f"esimbpf: {printable(error.format_message())}", "try: esimbpf --help")
         return 2
-    if isinstance(error, OSError):
-        print(f"esimbpf: {printable(str(error))}", file=sys.stderr)
-        print("  esimbpf doctor checks what this machine has", file=sys.stderr)
+    if isinstance(error, OSError) and error.errno in _OUTPUT_ERRORS and error.filename is None:
+        give_up(sys.stdout.fileno())
+        complain(f"esimbpf: cannot write the output: {error.strerror}", "check where it goes")
         return 1
-    print(f"esimbpf: an error in esimbpf itself: {type(error).__name__}: {printable(str(error))}", file=sys.stderr)
-    print("  run again with ESIMBPF_DEBUG=1 and report what it shows", file=sys.stderr)
+    if isinstance(error, OSError):
+        complain(f"esimbpf: {printable(str(error))}", "esimbpf doctor checks what this machine has")
+        return 1
+    complain(
+        f"esimbpf: an error in esimbpf itself: {type(error).__name__}: {printable(str(error))}",
+        "run again with ESIMBPF_DEBUG=1 and report what it shows",
+    )
     return 1

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 import typer
 
 from esimbpf.cli.options import Common, Links, MaxProcesses, checked_interval, open_session
+from esimbpf.cli.streams import complain, give_up
 from esimbpf.errors import EsimbpfError, UsageError
 from esimbpf.model import NOTHING, Counters, GroupBy, Kind, Process, Tick
 from esimbpf.text import printable
@@ -73,7 +74,13 @@ def run(
         session = stack.enter_context(open_session(common, links or (), interval, [GroupBy.PROCESS], max_processes))
         cgroup = stack.enter_context(OwnCgroup(cgroup2_root(common.cgroup)))
         summary = _Run(session, cgroup, common.command, interval, wait).go()
-        _report(summary, output, units)
+        try:
+            _report(summary, output, units)
+        except BrokenPipeError:
+            give_up(sys.stdout.fileno())
+        except OSError as error:
+            # The command has done its work: its status stands.
+            complain(f"esimbpf: cannot write what the command has moved: {error.strerror}", "check where it goes")
         return summary.status
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from esimbpf.cli.options import By, Interval, Links, MaxProcesses, open_session
+from esimbpf.cli.streams import give_up
 from esimbpf.errors import UsageError
 from esimbpf.model import GroupBy
 from esimbpf.pace import Pace
@@ -61,8 +61,7 @@ def watch(
             lines.tick(session.tick(final=True), final=True)
             lines.end(datetime.now(UTC), reason)
         except BrokenPipeError:
-            # The reader has seen enough. Python would complain when it flushes stdout at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            give_up(sys.stdout.fileno())  # the reader has seen enough
 
 
 def _intervals(

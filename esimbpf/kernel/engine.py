@@ -21,6 +21,7 @@ from typing import Final
 
 from esimbpf.errors import EsimbpfError, KernelLacks, NotPermitted
 from esimbpf.kernel import abi, libbpf
+from esimbpf.kernel.procfs import capabilities
 from esimbpf.kernel.programs import PROGRAMS, Hook, Program
 from esimbpf.snapshot import FIRST_PROCESS_SLOT
 
@@ -155,7 +156,10 @@ class Engine:
                 with libbpf.Log() as log:
                     return load(without, self.slots, self.links)
             except OSError as error:
-                if error.errno == errno.EPERM:
+                # Without CAP_PERFMON it is the verifier that refuses, with EACCES.
+                if error.errno == errno.EPERM or (
+                    error.errno == errno.EACCES and not capabilities() & {"CAP_PERFMON", "CAP_SYS_ADMIN"}
+                ):
                     raise NotPermitted(
                         "loading eBPF programs is not permitted",
                         "run as root (sudo esimbpf …), or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN",
@@ -163,7 +167,7 @@ class Engine:
                 refused = self._refused(log.lines, without)
                 if refused is None or refused.required:
                     name = f"the program `{refused.name}`" if refused else "the programs"
-                    said = [line for line in log.lines if line.strip()][-12:]
+                    said = [line for line in "\n".join(log.lines).splitlines() if line.strip()][-12:]
                     raise KernelLacks(
                         f"the kernel refuses {name}: {error.strerror}",
                         "esimbpf doctor says what this kernel has; the last words of libbpf:\n  " + "\n  ".join(said),

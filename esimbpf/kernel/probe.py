@@ -16,6 +16,7 @@ from esimbpf.kernel import clsact, libbpf
 from esimbpf.kernel.engine import BTF_VARIABLE, kernel_btf
 from esimbpf.kernel.links import FoundLink, choose, list_links
 from esimbpf.kernel.mounts import cgroup2_root, mount_points
+from esimbpf.kernel.procfs import capabilities
 from esimbpf.kernel.programs import PROGRAMS
 from esimbpf.kernel.rtnetlink import SKIP_STATISTICS, listed, rtnetlink
 from esimbpf.kernel.tryout import Features, Tried, examine_object, features, try_programs
@@ -36,14 +37,6 @@ from esimbpf.text import printable
 
 __all__ = ["probe"]
 
-_CAPABILITIES: Final = {
-    "CAP_NET_ADMIN": 12,
-    "CAP_SYS_PTRACE": 19,
-    "CAP_SYS_ADMIN": 21,
-    "CAP_SYS_RESOURCE": 24,
-    "CAP_PERFMON": 38,
-    "CAP_BPF": 39,
-}
 """linux/capability.h."""
 
 # The inodes of the first namespaces (PROC_USER_INIT_INO, PROC_PID_INIT_INO in linux/proc_ns.h).
@@ -173,12 +166,10 @@ def _distribution() -> str:
 
 
 def _rights() -> Rights:
-    status = dict(line.partition(":")[::2] for line in _read("/proc/self/status").splitlines())
-    effective = int(status.get("CapEff", "0").strip() or "0", 16)
     limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     return Rights(
         uid=os.geteuid(),
-        capabilities=frozenset(name for name, bit in _CAPABILITIES.items() if effective >> bit & 1),
+        capabilities=capabilities(),
         memlock=None if limit == resource.RLIM_INFINITY else limit,
         initial_user_namespace=_is_first("user", _FIRST_USER_NAMESPACE),
         initial_pid_namespace=_is_first("pid", _FIRST_PID_NAMESPACE),

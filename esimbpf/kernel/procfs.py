@@ -1,10 +1,30 @@
-"""What /proc adds for a process that is still alive: no more than what its record had no room for."""
+"""What /proc says: of a process that is still alive, what its record had no room for; of this one, what it may."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from typing import Final
 
 from esimbpf.text import printable
+
+# linux/capability.h
+_CAPABILITIES: Final = {
+    "CAP_NET_ADMIN": 12,
+    "CAP_SYS_PTRACE": 19,
+    "CAP_SYS_ADMIN": 21,
+    "CAP_SYS_RESOURCE": 24,
+    "CAP_PERFMON": 38,
+    "CAP_BPF": 39,
+}
+
+
+def capabilities() -> frozenset[str]:
+    """The capabilities of this process that have to do with eBPF and the network, as far as they are in effect."""
+    effective = 0
+    with suppress(OSError, ValueError), open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        effective = next((int(line.split()[1], 16) for line in file if line.startswith("CapEff:")), 0)
+    return frozenset(name for name, bit in _CAPABILITIES.items() if effective >> bit & 1)
 
 
 def _same(pid: int, start_ns: int) -> bool:

@@ -191,3 +191,23 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_runs(lab: Lab, tm
     assert done.returncode == 1
     assert "cannot write" in done.stderr
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("redirected", [">&-", "2>&-", "<&-", ">/dev/full 2>/dev/full"])
+def test_the_commands_status_is_kept_though_the_summary_cannot_be_written(lab: Lab, redirected: str) -> None:
+    command = esimbpf("--netns", lab.device.name, "run", lab.link.name, "--", "sh", "-c", "exit 7")
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {redirected}', "sh", *command], capture_output=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.returncode == 7
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("json_to", ["/dev/full", "-"])
+def test_the_commands_status_is_kept_though_its_object_cannot_be_written(lab: Lab, json_to: str) -> None:
+    command = esimbpf("--netns", lab.device.name, "run", "--json", json_to, lab.link.name, "--", "sh", "-c", "exit 7")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 7
+    assert "cannot write what the command has moved: No space left" in done.stderr
+    assert len(done.stderr.splitlines()) == 2

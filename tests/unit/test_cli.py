@@ -71,3 +71,29 @@ def test_help_and_version_end_with_status_0() -> None:
     version = esimbpf("--version")
     assert version.returncode == 0
     assert version.stdout.startswith("esimbpf ")
+
+
+def in_shell(redirected: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run it with its streams as a shell redirects them."""
+    command = ["sh", "-c", f'"$@" {redirected}', "sh", sys.executable, "-m", "esimbpf", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+
+
+@pytest.mark.parametrize("redirected", [">&-", "</dev/null >&-", ">/dev/full"])
+@pytest.mark.parametrize("words", [["links"], ["links", "--json"], ["--help"], ["doctor", "--json"]])
+def test_what_cannot_be_written_is_told_in_two_lines_with_status_1(redirected: str, words: list[str]) -> None:
+    done = in_shell(redirected, *words)
+    assert done.returncode == 1
+    assert done.stderr.startswith("esimbpf: cannot write the output: ")
+    assert len(done.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize("redirected", ["2>&-", "2>/dev/full", "<&- 2>&-"])
+def test_the_status_is_right_where_nothing_can_be_said(redirected: str) -> None:
+    done = in_shell(redirected, "watch", "no-such-link")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+
+
+def test_without_stdin_it_works() -> None:
+    done = in_shell("<&-", "links")
+    assert (done.returncode, done.stderr) == (0, "")
