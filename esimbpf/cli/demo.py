@@ -51,8 +51,8 @@ def demo(
 
     groupings = [by, *(other for other in GroupBy if other is not by)]
     # A signal that comes while namespaces are made or removed must not leave half of them.
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, _interrupt)
     with EmulatedLink() as emulated:
         print("An emulated cellular link, wwan0, with real packets of these programs:", file=sys.stderr)
         for script, _, habit in _PROGRAMS:

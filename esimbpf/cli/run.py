@@ -107,7 +107,8 @@ def _report(summary: Summary, output: int | None, units: Units) -> None:
 
     if output is None:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(summary_text(summary, units), end="")
+        ascii_only = not console.encoding.lower().startswith("utf")
+        console.print(summary_text(summary, units, ascii_only), end="")
         return
     data = summary_json(summary)
     while data:

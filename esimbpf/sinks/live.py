@@ -23,6 +23,7 @@ __all__ = ["Session", "top"]
 
 _HISTORY: Final = 60
 _PIPE_WIDTH: Final = 120
+_ENDING: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Session(Protocol):
@@ -48,19 +49,21 @@ class Session(Protocol):
 
 
 def top(session: Session, interval_s: float, by: GroupBy, units: Units = Units.SI, once: bool = False) -> None:
-    """Show the live table until q, Ctrl-C or SIGTERM; one plain table where stdout is no terminal, or with `once`."""
+    """Show the live table until q, Ctrl-C or SIGTERM; one plain table where stdout is no terminal, or with `once`.
+
+    On a terminal that only prints (TERM=dumb), a plain table each interval.
+    """
     console = Console(highlight=False, soft_wrap=False)
     if once or not console.is_terminal:
-        _once(session, interval_s, by, units, console)
+        _plain(session, interval_s, by, units, console, once=True)
+    elif console.is_dumb_terminal:
+        _plain(session, interval_s, by, units, console, once=False)
     else:
         _Top(session, interval_s, by, units, console).run()
 
 
-def _once(session: Session, interval_s: float, by: GroupBy, units: Units, console: Console) -> None:
-    """One interval as plain text: no control codes, as wide as COLUMNS says, or the terminal, or 120."""
-    with Pace(interval_s, end_on=(signal.SIGINT, signal.SIGTERM)) as pace:
-        while pace.wait(readable=(session.fileno(),)):
-            session.follow_links()
+def _plain(session: Session, interval_s: float, by: GroupBy, units: Units, console: Console, once: bool) -> None:
+    """Intervals as plain text: no control codes, as wide as COLUMNS says, or the terminal, or 120."""
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns) > 0:
         width = int(columns)
@@ -68,11 +71,17 @@ def _once(session: Session, interval_s: float, by: GroupBy, units: Units, consol
         width = console.width if console.is_terminal else _PIPE_WIDTH
     plain = Console(width=width, color_system=None, force_terminal=False, highlight=False, soft_wrap=True)
     view = View(by, units=units, ascii=_ascii(plain), keys=False, sort=Sort.TOTAL_DOWN)
-    with plain.capture() as captured:
-        plain.print(render(session.tick(), view, width, None))
-    text = "\n".join(line.rstrip() for line in captured.get().splitlines())
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    with Pace(interval_s, end_on=_ENDING) as pace:
+        while True:
+            while pace.wait(readable=(session.fileno(),)):
+                session.follow_links()
+            with plain.capture() as captured:
+                plain.print(render(session.tick(), view, width, None))
+            text = "\n".join(line.rstrip() for line in captured.get().splitlines())
+            sys.stdout.write(text + ("\n" if once else "\n\n"))
+            sys.stdout.flush()
+            if once or pace.ended:
+                return
 
 
 def _ascii(console: Console) -> bool:
@@ -94,11 +103,7 @@ class _Top:
     def run(self) -> None:
         """Until the user has seen enough."""
         with ExitStack() as stack:
-            pace = stack.enter_context(
-                Pace(
-                    self._interval_s, end_on=(signal.SIGINT, signal.SIGTERM, signal.SIGHUP), wake_on=(signal.SIGWINCH,)
-                )
-            )
+            pace = stack.enter_context(Pace(self._interval_s, end_on=_ENDING, wake_on=(signal.SIGWINCH,)))
             keyboard = stack.enter_context(Keyboard(sys.stdin.fileno())) if sys.stdin.isatty() else None
             self._view.keys = keyboard is not None
             live = stack.enter_context(

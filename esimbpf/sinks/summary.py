@@ -85,26 +85,27 @@ def summary_json(summary: Summary) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def summary_text(summary: Summary, units: Units = Units.SI) -> Text:
+def summary_text(summary: Summary, units: Units = Units.SI, ascii_only: bool = False) -> Text:
     """A block of lines for stderr."""
     total = summary.total
+    down, up, cut = ("down", "up  ", "~") if ascii_only else ("↓", "↑", "…")
     text = Text()
     text.append("esimbpf run ", "dim")
     text.append(" ".join(summary.command)[:100], "bold")
     text.append(f"  {_duration(summary.duration_s)}, status {summary.status}, over {', '.join(summary.links)}\n", "dim")
-    text.append(f"  ↓ {bytes_text(total.rx_bytes, units):<10}", "bold green")
+    text.append(f"  {down} {bytes_text(total.rx_bytes, units):<10}", "bold green")
     text.append(f"{total.rx_bytes:>16,} B {total.rx_packets:>11,} packets", "")
     text.append(f"   peak {rate_text(summary.peak_rx_bytes_per_s, units)}\n", "dim")
-    text.append(f"  ↑ {bytes_text(total.tx_bytes, units):<10}", "bold magenta")
+    text.append(f"  {up} {bytes_text(total.tx_bytes, units):<10}", "bold magenta")
     text.append(f"{total.tx_bytes:>16,} B {total.tx_packets:>11,} packets", "")
     text.append(f"   peak {rate_text(summary.peak_tx_bytes_per_s, units)}\n", "dim")
     ordered = _ordered(summary.costs)
     if len(ordered) > 1:
         for cost in ordered[:_SHOWN]:
-            name = cost.name if cell_len(cost.name) <= _NAME_WIDTH else set_cell_size(cost.name, _NAME_WIDTH - 1) + "…"
+            name = cost.name if cell_len(cost.name) <= _NAME_WIDTH else set_cell_size(cost.name, _NAME_WIDTH - 1) + cut
             text.append(f"    {set_cell_size(name, _NAME_WIDTH)} {cost.process.pid:>8}", "")
-            text.append(f"  ↓ {bytes_text(cost.counters.rx_bytes, units):>8}", "green")
-            text.append(f"  ↑ {bytes_text(cost.counters.tx_bytes, units):>8}\n", "magenta")
+            text.append(f"  {down} {bytes_text(cost.counters.rx_bytes, units):>8}", "green")
+            text.append(f"  {up} {bytes_text(cost.counters.tx_bytes, units):>8}\n", "magenta")
         if len(ordered) > _SHOWN:
             text.append(f"    and {len(ordered) - _SHOWN} more processes\n", "dim")
     if summary.still_running:

@@ -36,6 +36,8 @@ _SPARK_WIDTH: Final = 12
 _BAR_WIDTH: Final = 6
 _GAP: Final = 2
 _NEVER: Final = 1 << 30
+# A link's header, the titles, a row, the rule and those rows that are always there.
+_LEAST_BLOCK: Final = 8
 
 
 class Sort(StrEnum):
@@ -88,6 +90,8 @@ def render(tick: Tick, view: View, width: int, height: int | None) -> Renderable
     if view.help:
         return Group(*_help(view, width))
     footer = _footer(tick, view, width)
+    if height is not None and height < len(footer) + _LEAST_BLOCK * len(tick.links):
+        footer = []
     blocks: list[Text] = []
     room = None if height is None else height - len(footer)
     for number, link in enumerate(tick.links):
@@ -102,37 +106,43 @@ def render(tick: Tick, view: View, width: int, height: int | None) -> Renderable
 
 
 def _block(link: LinkTick, tick: Tick, view: View, width: int, height: int | None) -> list[Text]:
-    """One link: who it is, the rows' titles, the rows, and those that are always there."""
-    lines = _header(link, tick, view, width)
+    """One link: who it is, the rows' titles, the rows, and those that are always there.
+
+    Where even those do not fit, the lines around them go: the rule, the titles, then the header.
+    """
     columns = _columns(link, tick, view, width)
-    lines.append(_titles(columns, view, width))
     special = [row for row in link.rows if row.kind in _SPECIAL]
     rows = _ordered([row for row in link.rows if row.kind not in _SPECIAL], tick, view)
+    head = [*_header(link, tick, view, width), _titles(columns, view, width)]
+    found = len(rows)
+    hidden_above = hidden_below = 0
     if height is not None:
-        room = max(height - len(lines) - len(special) - 1, 0)
+        room = max(height - len(head) - len(special) - 1, 0)
         view.scroll = max(0, min(view.scroll, len(rows) - room))
         hidden_above, hidden_below = view.scroll, max(0, len(rows) - view.scroll - room)
         rows = rows[view.scroll : view.scroll + room]
-    else:
-        hidden_above = hidden_below = 0
-    lines += [_line(columns, row, "" if row.delta else "dim", view, width) for row in rows]
     more = []
     if hidden_above:
         more.append(f"{hidden_above} above")
     if hidden_below:
         more.append(f"{hidden_below} more")
-    if not rows and not view.filter:
-        more.append("nothing has moved yet")
-    elif not rows:
-        more.append(f"nothing matches {view.filter!r}")
+    if not found:
+        more.append(f"nothing matches {view.filter!r}" if view.filter else "nothing has moved yet")
     dash = "-" if view.ascii else "─"
-    rule = dash * 2 + (f" {', '.join(more)} " if more else "")
-    lines.append(_fit(Text(rule + dash * width, "dim"), width))
-    lines += [_line(columns, row, "yellow" if row.kind is Kind.OVERFLOW else "dim", view, width) for row in special]
-    return lines
+    rule = [_fit(Text(dash * 2 + (f" {', '.join(more)} " if more else "") + dash * width, "dim"), width)]
+    if height is not None and height < len(head) + 1 + len(special):
+        rule = []
+        head = head[: max(height - len(special), 0)]
+    return [
+        *head,
+        *(_line(columns, row, "" if row.delta else "dim", view, width) for row in rows),
+        *rule,
+        *(_line(columns, row, "yellow" if row.kind is Kind.OVERFLOW else "dim", view, width) for row in special),
+    ]
 
 
 def _header(link: LinkTick, tick: Tick, view: View, width: int) -> list[Text]:
+    """Who the link is, its rates and its totals: on as many lines as the width makes of them."""
     title = Text(link.link.name, "bold cyan")
     state = f" {link.link.kind}"
     if not link.present:
@@ -140,20 +150,30 @@ def _header(link: LinkTick, tick: Tick, view: View, width: int) -> list[Text]:
     elif not link.link.up:
         state += ", down"
     title.append(state, "dim")
+    if view.paused:
+        title.append("  PAUSED", "bold reverse")
     if link.link.addresses:
         title.append("  " + " ".join(link.link.addresses), "dim")
     down, up = _arrows(view)
     seconds = tick.interval_s or 1
-    rates = Text()
-    rates.append(f"{down} {rate_text(link.delta.rx_bytes / seconds, view.units)}", "bold green")
-    rates.append("  ")
-    rates.append(f"{up} {rate_text(link.delta.tx_bytes / seconds, view.units)}", "bold magenta")
-    rates.append("   total ", "dim")
-    rates.append(f"{down} {bytes_text(link.total.rx_bytes, view.units)}  ")
-    rates.append(f"{up} {bytes_text(link.total.tx_bytes, view.units)}")
-    if view.paused:
-        rates.append("   PAUSED", "bold reverse")
-    return [_fit(title, width), _fit(rates, width)]
+    rates = [
+        Text(f"{arrow} {rate_text(amount / seconds, view.units)}", style)
+        for arrow, amount, style in (
+            (down, link.delta.rx_bytes, "bold green"),
+            (up, link.delta.tx_bytes, "bold magenta"),
+        )
+    ]
+    totals = [bytes_text(amount, view.units) for amount in (link.total.rx_bytes, link.total.tx_bytes)]
+    both_rates = Text("  ").join(rates)
+    both_totals = Text.assemble(("total ", "dim"), f"{down} {totals[0]}  {up} {totals[1]}")
+    # By the width alone, so that nothing jumps when the figures get longer.
+    if width >= (72 if view.ascii else 60):
+        lines = [Text("   ").join([both_rates, both_totals])]
+    elif width >= (36 if view.ascii else 28):
+        lines = [both_rates, both_totals]
+    else:
+        lines = [Text("  ").join([rate, Text(total)]) for rate, total in zip(rates, totals, strict=True)]
+    return [_fit(title, width), *(_fit(line, width) for line in lines)]
 
 
 def _columns(link: LinkTick, tick: Tick, view: View, width: int) -> list[_Column]:
@@ -185,6 +205,7 @@ def _columns(link: LinkTick, tick: Tick, view: View, width: int) -> list[_Column
         values = view.history.get((link.link.name, row.kind, row.id), ())
         return Text(_spark(values, busiest / seconds, view.ascii), "green")
 
+    total_width = 11 if view.ascii else 8
     named = {GroupBy.APP: "app", GroupBy.PROCESS: "process", GroupBy.USER: "user", GroupBy.CGROUP: "cgroup"}[view.by]
     columns = [
         _Column(
@@ -195,8 +216,8 @@ def _columns(link: LinkTick, tick: Tick, view: View, width: int) -> list[_Column
         else _Column("procs", 5, processes, needs=72),
         _Column(f"{down}/s", 10, rate(lambda row: row.delta.rx_bytes, "green"), Sort.DOWN, needs=20),
         _Column(f"{up}/s", 10, rate(lambda row: row.delta.tx_bytes, "magenta"), Sort.UP, needs=34),
-        _Column(f"{down} total", 8, size(lambda row: row.total.rx_bytes), Sort.TOTAL_DOWN, needs=46),
-        _Column(f"{up} total", 8, size(lambda row: row.total.tx_bytes), Sort.TOTAL_UP, needs=56),
+        _Column(f"{down} total", total_width, size(lambda row: row.total.rx_bytes), Sort.TOTAL_DOWN, needs=46),
+        _Column(f"{up} total", total_width, size(lambda row: row.total.tx_bytes), Sort.TOTAL_UP, needs=56),
         _Column("share", _BAR_WIDTH + 5, share, needs=78, left=True),
         _Column("history", _SPARK_WIDTH, history, needs=96 if view.history else _NEVER, left=True),
         _Column("user", 12, lambda row: Text(_users(row), "dim"), needs=120, left=True),
@@ -307,9 +328,14 @@ def _footer(tick: Tick, view: View, width: int) -> list[Text]:
     if view.editing:
         lines.append(_fit(Text(f"filter: {view.filter}_  (Enter keeps, Esc clears)", "reverse"), width))
     elif view.keys:
-        keys = f"q quit  s sort: {view.sort}  b by: {view.by}  p pause  / filter  ? help"
-        if view.filter:
-            keys = f"filter: {view.filter}   {keys}"
+        chosen = f"filter: {view.filter}   " if view.filter else ""
+        ways = (
+            f"{chosen}q quit  s sort: {view.sort}  b by: {view.by}  p pause  / filter  ? help",
+            f"{chosen}q quit  s sort  b by: {view.by}  p pause  / filter  ? help",
+            "q quit  s sort  b by  p pause  ? help",
+            "q quit  ? help",
+        )
+        keys = next((way for way in ways if cell_len(way) <= width), ways[-1])
         lines.append(_fit(Text(keys, "dim"), width))
     return lines
 

@@ -43,7 +43,7 @@ def test_one_table_shows_every_kind_of_row_and_leaves_nothing() -> None:
     assert left_behind(demo.pid) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_in_the_middle_leaves_nothing(number: signal.Signals) -> None:
     with subprocess.Popen([*DEMO, "--once"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
         assert demo.stderr is not None

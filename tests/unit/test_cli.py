@@ -94,6 +94,12 @@ def test_the_status_is_right_where_nothing_can_be_said(redirected: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
 
 
+def test_help_is_shown_in_any_encoding() -> None:
+    shown = esimbpf("--help", env={"PYTHONIOENCODING": "ascii"})
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.isascii()
+
+
 def test_without_stdin_it_works() -> None:
     done = in_shell("<&-", "links")
     assert (done.returncode, done.stderr) == (0, "")

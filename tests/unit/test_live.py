@@ -118,7 +118,7 @@ def test_q_quits_and_gives_the_terminal_back() -> None:
         assert_restored(shown)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_ends_it_and_gives_the_terminal_back(number: signal.Signals) -> None:
     with terminal() as shown:
         shown.process.send_signal(number)
@@ -184,3 +184,13 @@ def test_without_a_terminal_it_is_one_plain_table() -> None:
     assert "\x1b" not in done.stdout
     for name in ("curl-app", "[bold red]mar", "kernel", "forwarded", "unattributed"):
         assert name in done.stdout
+
+
+def test_on_a_terminal_that_only_prints_it_is_a_plain_table_each_interval() -> None:
+    with terminal(TERM="dumb") as shown:
+        shown.seen = b""
+        shown.expect(b"curl-app")
+        shown.process.send_signal(signal.SIGINT)
+        assert shown.end() == 0
+        assert b"\x1b" not in shown.seen
+        assert shown.settings() == shown.before

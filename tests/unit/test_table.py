@@ -61,8 +61,38 @@ def test_at_80_columns() -> None:
 
 
 def test_at_40_columns_names_and_rates_stay() -> None:
-    lines = shown(tick(), View(GroupBy.APP), 40, 12)
-    assert lines[2:4] == ["app                     ↓/s▾         ↑/s", "video              2.40 MB/s   31.0 kB/s"]
+    assert shown(tick(), View(GroupBy.APP), 40, 12) == [
+        "wwan0 wwan  100.64.3.7 2001:db8::7",
+        "↓ 2.41 MB/s  ↑ 543 kB/s",
+        "total ↓ 741 MB  ↑ 108 MB",
+        "app                     ↓/s▾         ↑/s",
+        "video              2.40 MB/s   31.0 kB/s",
+        "backup             9.00 kB/s    512 kB/s",
+        "idle                       0           0",
+        "─" * 40,
+        "kernel                     0           0",
+        "forwarded                  0           0",
+        "unattributed               0           0",
+        "q quit  s sort  b by  p pause  ? help",
+    ]
+
+
+def test_at_20_columns_each_direction_has_a_line() -> None:
+    lines = shown(tick(), View(GroupBy.APP), 20, 12)
+    assert lines[1:3] == ["↓ 2.41 MB/s  741 MB", "↑ 543 kB/s  108 MB"]
+    assert lines[-1] == "q quit  ? help"
+
+
+@pytest.mark.parametrize("height", [3, 4, 5, 6, 7, 8])
+def test_however_low_the_terminal_is_what_is_no_process_stays(height: int) -> None:
+    lines = shown(tick(), View(GroupBy.APP), 80, height)
+    assert len(lines) == height
+    assert sum(line.startswith(("kernel", "forwarded", "unattributed")) for line in lines) == 3
+    assert not any("nothing has moved" in line for line in lines)
+
+
+def test_rows_that_do_not_fit_are_told_as_more() -> None:
+    assert any("3 more" in line for line in shown(tick(), View(GroupBy.APP), 80, 7))
 
 
 def test_at_200_columns_user_and_program_are_there() -> None:
