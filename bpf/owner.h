@@ -258,17 +258,18 @@ static __always_inline int process_fork(struct task_struct *parent, struct task_
 /* A process has called send or recv on a socket: from now on it is the owner. */
 static __always_inline int socket_used(struct sock *sk, bool sent)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	__u32 family = sk->__sk_common.skc_family;
+	struct task_struct *task;
 	struct owner *owner;
 
-	if (family == AF_UNIX && sent)
-		return process_shares(task); /* descriptors may have gone along (SCM_RIGHTS) */
+	if (family == AF_UNIX && sent) /* descriptors may have gone along (SCM_RIGHTS) */
+		return process_shares(bpf_get_current_task_btf());
 	if (!family_counts(family))
 		return 0;
 	/* A datagram has left by now, and claim_sender() has seen who sent it. */
 	if (sent && sk->sk_type != SOCK_STREAM)
 		return 0;
+	task = bpf_get_current_task_btf();
 	owner = owner_create(sk);
 	if (!owner)
 		return 0; /* no memory for it: its bytes stay with the owner before, or unattributed */

@@ -71,8 +71,10 @@ class Bench:
         try:
             for name in (self.device, self.peer):
                 self.run("ip", "netns", "add", name)
+            # The peer stands for another machine: an index of its own keeps its packets apart at first sight.
             self.run(
-                "ip", "-n", self.device, "link", "add", LINK, "type", "veth", "peer", "name", "p0", "netns", self.peer
+                *("ip", "-n", self.device, "link", "add", LINK, "type", "veth"),
+                *("peer", "name", "p0", "index", "1000", "netns", self.peer),
             )
             for name, link, address in ((self.device, LINK, OURS), (self.peer, "p0", PEER)):
                 self.run("ip", "-n", name, "address", "add", f"{address}/24", "dev", link)
