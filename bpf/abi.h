@@ -138,6 +138,13 @@ struct process_key {
 };
 _Static_assert(sizeof(struct process_key) == 16, "struct process_key");
 
+/* A descendant of a command that the reader follows, by its process_key. */
+struct descendant {
+	__u32 command;		/* tgid of the command */
+	__u32 exited;
+};
+_Static_assert(sizeof(struct descendant) == 8, "struct descendant");
+
 /* What the reader tells the hooks of one link; ifindex 0 matches nothing. */
 struct link {
 	__u32 ifindex;
@@ -159,7 +166,7 @@ struct settings {
 	__u32 slots_per_link;
 	__u32 links;
 	__u32 sees_forks;	/* process_forked is loaded: OWNER_EXCLUSIVE can be relied upon */
-	__u32 padding;
+	__u32 follows;		/* commands are followed: `commands` and `descendants` are in use */
 };
 _Static_assert(sizeof(struct settings) == 16, "struct settings");
 

@@ -108,6 +108,31 @@ struct {
 } echo_senders SEC(".maps");
 
 /*
+ * Commands whose descendants are to be known, by their tgid. Written by the
+ * reader, read at each fork. One entry where no command is followed.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u8);
+} commands SEC(".maps");
+
+/*
+ * Their descendants, wherever they have gone. Written at each fork and exit,
+ * read by the reader. When it is full the least recently used goes: one that
+ * has not forked for long, whose later children are then known by their cgroup
+ * alone.
+ * Memory: about 80 B x 16384 where a command is followed.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct process_key);
+	__type(value, struct descendant);
+} descendants SEC(".maps");
+
+/*
  * The packet last delivered on this CPU to a socket that may not be its only
  * one; see first_delivery().
  * Memory: 16 B x CPUs x links.
@@ -182,6 +207,23 @@ static __always_inline long process_slot_insert(const struct process_key *key, _
 static __always_inline void process_slot_forget(const struct process_key *key)
 {
 	bpf_map_delete_elem(&process_slots, key);
+}
+
+static __always_inline bool command_is(__u32 tgid)
+{
+	return bpf_map_lookup_elem(&commands, &tgid);
+}
+
+static __always_inline struct descendant *descendant_find(const struct process_key *key)
+{
+	return bpf_map_lookup_elem(&descendants, key);
+}
+
+static __always_inline void descendant_add(const struct process_key *key, __u32 command)
+{
+	struct descendant descendant = { .command = command };
+
+	bpf_map_update_elem(&descendants, key, &descendant, BPF_ANY);
 }
 
 /* The packet path's look-up; a macro, since `sk` has another type in each hook. */

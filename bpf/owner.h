@@ -250,9 +250,29 @@ static __always_inline int process_shares(struct task_struct *task)
 	return 0;
 }
 
+/* A command's child is its descendant, and so is a descendant's. */
+static __always_inline void follow_child(struct task_struct *parent, struct task_struct *child)
+{
+	struct process_key of_parent = process_key_of(READ(parent, group_leader));
+	struct process_key of_child = process_key_of(child);
+	struct descendant *descendant;
+
+	if (command_is(of_parent.tgid)) {
+		descendant_add(&of_child, of_parent.tgid);
+		return;
+	}
+	descendant = descendant_find(&of_parent);
+	if (descendant)
+		descendant_add(&of_child, descendant->command);
+}
+
 static __always_inline int process_fork(struct task_struct *parent, struct task_struct *child)
 {
-	return parent->tgid == child->tgid ? 0 : process_shares(parent);
+	if (parent->tgid == child->tgid)
+		return 0; /* a thread */
+	if (settings.follows)
+		follow_child(parent, child);
+	return process_shares(parent);
 }
 
 /* A process has called send or recv on a socket: from now on it is the owner. */
@@ -320,11 +340,15 @@ static __always_inline int socket_found(struct task_struct *task, struct file *f
 static __always_inline int process_exit(struct task_struct *task)
 {
 	struct process_key key = process_key_of(READ(task, group_leader));
+	struct descendant *descendant;
 	struct slot *state;
 	__u32 *slot;
 
 	if (task->signal->live.counter > 0)
 		return 0;
+	descendant = settings.follows ? descendant_find(&key) : NULL;
+	if (descendant)
+		descendant->exited = 1;
 	slot = process_slot_find(&key);
 	if (!slot)
 		return 0;

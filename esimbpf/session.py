@@ -21,7 +21,7 @@ from esimbpf.kernel.links import FoundLink, LinkMonitor, follow, list_links
 from esimbpf.kernel.mounts import cgroup2_root
 from esimbpf.kernel.netns import cookie
 from esimbpf.kernel.reader import Reader
-from esimbpf.model import NOTHING, GroupBy, LinkTick, Start, Tick
+from esimbpf.model import NOTHING, GroupBy, LinkTick, Process, Start, Tick
 from esimbpf.snapshot import FIRST_PROCESS_SLOT, ReservedSlot
 
 __all__ = ["DEFAULT_MAX_PROCESSES", "Session"]
@@ -47,7 +47,8 @@ class Session:
     """Counts the traffic of `links` from its making until it is closed.
 
     What moved before `start.time` is left out. `groupings` are those that `tick` and `view` can give; the first is
-    `tick`'s. `monitor` must have been opened before the links were listed. Raises the errors of the engine.
+    `tick`'s. `monitor` must have been opened before the links were listed. With `follow`, `follow_command` can be
+    used. Raises the errors of the engine.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Session:
         max_processes: int = DEFAULT_MAX_PROCESSES,
         cgroup: str | None = None,
         rules: Sequence[Rule] = (),
+        follow: bool = False,
     ) -> None:
         if len(links) > MAX_LINKS:
             raise UsageError(
@@ -69,7 +71,7 @@ class Session:
         self._gone: set[int] = set()
         self._overflow_shown = False
         with ExitStack() as undo:
-            self._engine = undo.enter_context(Engine(max_processes, len(links)))
+            self._engine = undo.enter_context(Engine(max_processes, len(links), follow=follow))
             self._engine.set_namespace(cookie() or 0)
             attached_to = cgroup2_root(cgroup)
             self._engine.attach(attached_to)
@@ -143,6 +145,18 @@ class Session:
         """The last interval again, grouped in another way."""
         self._by = by
         return self._tick(by, True)
+
+    def follow_command(self, pid: int) -> None:
+        """Know the descendants of a command from now on; call it before the command has any."""
+        self._engine.follow(pid)
+
+    def descends(self, process: Process) -> bool:
+        """Whether a process is a descendant of a command that is followed."""
+        return self._engine.descends(process.pid, process.start_ns)
+
+    def living_descendants(self) -> frozenset[int]:
+        """The pids of the descendants that have not ended."""
+        return self._engine.living_descendants()
 
     def fileno(self) -> int:
         """A descriptor that is readable when a link has come, gone or changed: call `follow_links` at once."""

@@ -95,17 +95,27 @@ def checked_max_processes(number: int) -> int:
 
 
 def open_session(
-    common: Common, names: Sequence[str], interval_s: float, groupings: Sequence[GroupBy], max_processes: int
+    common: Common,
+    names: Sequence[str],
+    interval_s: float,
+    groupings: Sequence[GroupBy],
+    max_processes: int,
+    follow: bool = False,
 ) -> AbstractContextManager[Session]:
     """Find the links, attach, and begin to count; all is detached when the `with` ends."""
     checked_interval(interval_s)
     checked_max_processes(max_processes)
-    return _session(common, names, interval_s, groupings, max_processes)
+    return _session(common, names, interval_s, groupings, max_processes, follow)
 
 
 @contextmanager
 def _session(
-    common: Common, names: Sequence[str], interval_s: float, groupings: Sequence[GroupBy], max_processes: int
+    common: Common,
+    names: Sequence[str],
+    interval_s: float,
+    groupings: Sequence[GroupBy],
+    max_processes: int,
+    follow: bool,
 ) -> Iterator[Session]:
     from esimbpf import config
     from esimbpf.kernel.links import LinkMonitor, choose, list_links
@@ -114,5 +124,5 @@ def _session(
     rules = config.read(common.config).apps
     with LinkMonitor() as monitor:
         chosen = choose(names, list_links())
-        with Session(chosen, monitor, interval_s, groupings, max_processes, common.cgroup, rules) as session:
+        with Session(chosen, monitor, interval_s, groupings, max_processes, common.cgroup, rules, follow) as session:
             yield session

@@ -49,7 +49,13 @@ def run(
     json: Annotated[
         str | None, typer.Option("--json", metavar="FILE|-", help="Write one JSON object instead of the summary.")
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for descendants that outlive the command.")] = False,
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait/--no-wait",
+            help="When the command has ended, count on until its last descendant has too, or Ctrl-C.",
+        ),
+    ] = True,
     interval: Annotated[float, typer.Option(metavar="S", help="Seconds over which peak rates are measured.")] = 1.0,
     units: Annotated[Units, typer.Option(help="Decimal or binary prefixes.")] = Units.SI,
     max_processes: MaxProcesses = 16384,
@@ -57,7 +63,8 @@ def run(
     """Run a command, and say what it and all of its descendants moved: esimbpf run [LINK]… -- COMMAND [ARG]…
 
     Its exit status is kept (128 + n if signal n ended it; 127 if it was not found, 126 if it cannot be executed), its
-    stdin, stdout and stderr are untouched, and signals are passed on. The summary goes to stderr when it has ended.
+    stdin, stdout and stderr are untouched, and signals are passed on. The summary goes to stderr when it has ended and
+    all that it started: processes count that outlive it, go into the background, or move to another cgroup.
 
     [dim]What does an update cost?[/dim]   esimbpf run -- apt-get update
     """
@@ -71,7 +78,9 @@ def run(
     checked_interval(interval)
     with ExitStack() as stack:
         output = _opened(json, stack)
-        session = stack.enter_context(open_session(common, links or (), interval, [GroupBy.PROCESS], max_processes))
+        session = stack.enter_context(
+            open_session(common, links or (), interval, [GroupBy.PROCESS], max_processes, follow=True)
+        )
         cgroup = stack.enter_context(OwnCgroup(cgroup2_root(common.cgroup)))
         summary = _Run(session, cgroup, common.command, interval, wait).go()
         try:
@@ -131,6 +140,8 @@ class _Run:
         self._processes: dict[str, Process] = {}
         self._peak = (0.0, 0.0)
         self._unattributed = NOTHING
+        self._child = 0
+        self._forked_ns = 0
 
     def go(self) -> Summary:
         """Run it to its end."""
@@ -140,8 +151,8 @@ class _Run:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
         started, begun = datetime.now(UTC), time.clock_gettime(time.CLOCK_BOOTTIME)
         self._note(self._session.tick(everything=False), False)
-        child = self._start(before)
-        status = self._follow(child, watched)
+        self._child = self._start(before)
+        status = self._follow(self._child, watched)
         duration_s = time.clock_gettime(time.CLOCK_BOOTTIME) - begun
         self._note(self._session.tick(everything=False, final=True), True)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -156,7 +167,7 @@ class _Run:
             costs=tuple(
                 Cost(process, *self._rows[key], self._counters[key]) for key, process in self._processes.items()
             ),
-            still_running=self._cgroup.running(),
+            still_running=len(self._running()),
             unattributed=self._unattributed,
         )
 
@@ -164,12 +175,14 @@ class _Run:
         """Start the command, stopped until it is in its cgroup; _CommandError if it cannot be executed."""
         go_read, go_write = os.pipe2(os.O_CLOEXEC)
         failed_read, failed_write = os.pipe2(os.O_CLOEXEC)
+        self._forked_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         child = os.fork()
         if child == 0:
             self._exec(mask, go_read, go_write, failed_write)
         os.close(go_read)
         os.close(failed_write)
         try:
+            self._session.follow_command(child)
             self._cgroup.take(child)
         except OSError as error:
             os.close(go_write)
@@ -229,10 +242,29 @@ class _Run:
                 pid, wait_status = os.waitpid(child, os.WNOHANG)
                 if pid:
                     status = _shell_status(wait_status)
+                    left_behind = len(self._running())
                     if not self._wait_for_all:
                         return status
-            if status is not None and not self._cgroup.populated():
+                    if left_behind:
+                        complain(
+                            f"esimbpf: the command has ended with status {status}; of what it started "
+                            f"{left_behind} {'process runs' if left_behind == 1 else 'processes run'} on and count",
+                            "Ctrl-C ends the counting and leaves them alone; --no-wait does not wait for them",
+                        )
+            if status is not None and not self._running():
                 return status
+
+    def _running(self) -> frozenset[int]:
+        """The pids of what the command has started and still runs, wherever it has gone."""
+        return self._session.living_descendants() | self._cgroup.running()
+
+    def _belongs(self, process: Process) -> bool:
+        """Whether a process is the command or a descendant of it."""
+        return (
+            (process.pid == self._child and process.start_ns >= self._forked_ns)
+            or self._session.descends(process)
+            or self._cgroup.has(process)
+        )
 
     def _note(self, tick: Tick, counted: bool) -> None:
         """Add what the command's processes moved in an interval."""
@@ -243,7 +275,7 @@ class _Run:
                     self._unattributed += row.delta
                 if row.kind is not Kind.PROCESS or not counted:
                     continue
-                if row.id not in self._processes and not self._cgroup.has(row.processes[0]):
+                if row.id not in self._processes and not self._belongs(row.processes[0]):
                     continue
                 self._processes[row.id] = row.processes[0]
                 self._rows[row.id] = (row.name, row.app)

@@ -31,12 +31,18 @@ PROCESS: Final = struct.Struct(f"=4Q3I3H6x{COMM_BYTES}s{PATH_BYTES}s{PATH_BYTES}
 """struct process, in the header's order."""
 PROCESS_KEY: Final = struct.Struct("=QII")
 """struct process_key: start_ns, tgid, padding."""
-SETTINGS: Final = struct.Struct("=3I4x")
-"""struct settings: slots_per_link, links, sees_forks."""
+DESCENDANT: Final = struct.Struct("=2I")
+"""struct descendant: command, exited."""
+SETTINGS: Final = struct.Struct("=4I")
+"""struct settings: slots_per_link, links, sees_forks, follows."""
 WATCHED_LINKS: Final = struct.Struct("=Q" + "4I" * MAX_LINKS)
 """struct watched_links: netns_cookie; of each link ifindex, header_len, fragments_seen, padding."""
 LINK_OFFSET: Final = 8
 LINK_BYTES: Final = 16
+DESCENDANTS: Final = 16384
+"""Descendants of commands that are remembered where commands are followed."""
+COMMANDS: Final = 64
+"""Commands that can be followed at once."""
 
 
 class SlotState(IntEnum):

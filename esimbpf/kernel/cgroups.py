@@ -6,12 +6,14 @@ import os
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from esimbpf.errors import CannotError
 from esimbpf.model import Process
 
 __all__ = ["OwnCgroup"]
+
+_PREFIX: Final = "esimbpf-run-"
 
 
 class OwnCgroup:
@@ -23,12 +25,13 @@ class OwnCgroup:
 
     def __init__(self, root: str) -> None:
         self._root = Path(root)
-        self._name = f"esimbpf-run-{os.getpid()}"
+        self._name = f"{_PREFIX}{os.getpid()}"
         self._path = self._root
 
     def __enter__(self) -> Self:
         reasons = []
         for parent in dict.fromkeys((self._current(), self._root)):
+            _remove_stale(parent)
             try:
                 (parent / self._name).mkdir()
             except OSError as error:
@@ -65,20 +68,24 @@ class OwnCgroup:
         """Whether a process was in it, or in a cgroup below it, when it opened its first socket."""
         return f"/{self._name}/" in f"{process.cgroup}/"
 
-    def populated(self) -> bool:
-        """Whether a process runs in it or below it."""
-        events = (self._path / "cgroup.events").read_text(encoding="ascii")
-        return "populated 1" in events
-
-    def running(self) -> int:
-        """How many processes run in it and below it."""
-        return sum(len(_pids(Path(folder))) for folder, _, _ in os.walk(self._path))
+    def running(self) -> frozenset[int]:
+        """The pids of what runs in it and below it."""
+        return frozenset(pid for folder, _, _ in os.walk(self._path) for pid in _pids(Path(folder)))
 
     def _send_back(self, folder: Path) -> None:
         """Move the processes of a cgroup out, one by one; some may be gone by then."""
         for pid in _pids(folder):
             with suppress(OSError):
                 (self._path.parent / "cgroup.procs").write_text(str(pid), encoding="ascii")
+
+
+def _remove_stale(parent: Path) -> None:
+    """Remove the cgroups of runs that were killed, but for those in which something still runs."""
+    for path in parent.glob(f"{_PREFIX}*"):
+        if not os.path.exists(f"/proc/{path.name.removeprefix(_PREFIX)}"):
+            for folder, _, _ in sorted(os.walk(path), reverse=True):
+                with suppress(OSError):
+                    os.rmdir(folder)
 
 
 def _pids(folder: Path) -> list[int]:

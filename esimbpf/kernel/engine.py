@@ -56,10 +56,10 @@ class Lost:
     reason: str
 
 
-def load(without: Collection[str], slots: int, links: int) -> int:
+def load(without: Collection[str], slots: int, links: int, follow: bool = False) -> int:
     """Load the object without some of its programs, with room for that many slots and links; gives its handle.
 
-    OSError if the kernel or libbpf refuses; libbpf has said why.
+    With `follow`, commands can be followed. OSError if the kernel or libbpf refuses; libbpf has said why.
     """
     lib = libbpf.library()
     loaded: int | None = lib.bpf_object__open_file(os.fsencode(OBJECT), None)
@@ -75,11 +75,13 @@ def load(without: Collection[str], slots: int, links: int) -> int:
             ("processes", slots),
             ("free_slots", slots),
             ("process_slots", slots),
+            ("commands", abi.COMMANDS if follow else 1),
+            ("descendants", abi.DESCENDANTS if follow else 1),
         ):
             libbpf.check(lib.bpf_map__set_max_entries(libbpf.find_map(loaded, name), entries), name)
         size = ctypes.c_size_t()
         settings = lib.bpf_map__initial_value(libbpf.find_map(loaded, ".rodata"), ctypes.byref(size))
-        packed = abi.SETTINGS.pack(slots, links, "process_forked" not in without)
+        packed = abi.SETTINGS.pack(slots, links, "process_forked" not in without, follow)
         ctypes.memmove(settings, packed, abi.SETTINGS.size)
         libbpf.check(lib.bpf_object__load(loaded), "loading")
     except OSError:
@@ -91,13 +93,14 @@ def load(without: Collection[str], slots: int, links: int) -> int:
 class Engine:
     """The loaded object: its maps, and what is attached where.
 
-    There will be room for `processes` at once on each of `links` links.
+    There will be room for `processes` at once on each of `links` links. With `follow`, the descendants of commands
+    can be followed, which costs each fork on the machine some 20 ns.
     Raises NotPermitted without the right to load, KernelLacks when a required program is refused.
     """
 
     name = "libbpf"
 
-    def __init__(self, processes: int, links: int, skip: frozenset[str] = frozenset()) -> None:
+    def __init__(self, processes: int, links: int, skip: frozenset[str] = frozenset(), follow: bool = False) -> None:
         wanted = processes + FIRST_PROCESS_SLOT
         self.last_slot = wanted - 1
         self.slots = -(-wanted // abi.USAGES_PER_BLOCK) * abi.USAGES_PER_BLOCK
@@ -106,13 +109,15 @@ class Engine:
         self._descriptors: list[int] = []
         self._link_descriptors: dict[int, list[int]] = {}
         self._filters: dict[int, int] = {}
-        self._object = self._load(set(skip))
+        self._object = self._load(set(skip), follow)
         self.cpus = libbpf.check(libbpf.library().libbpf_num_possible_cpus(), "possible CPUs")
         self.usage_blocks = self._map("usage_blocks", abi.USAGE_BLOCK.size * self.cpus)
         self.slot_states = self._map("slots", abi.SLOT.size)
         self.processes = self._map("processes", abi.PROCESS.size)
         self.free_slots = self._map("free_slots", 4)
         self.process_slots = self._map("process_slots", 4)
+        self._commands = self._map("commands", 1)
+        self._descendants = self._map("descendants", abi.DESCENDANT.size)
         self._watched = mmap.mmap(self._map(".bss", 0).fd, abi.WATCHED_LINKS.size)
         self.state_memory = mmap.mmap(self.slot_states.fd, self.slots * abi.SLOT.size, prot=mmap.PROT_READ)
         for slot in range(self.last_slot, FIRST_PROCESS_SLOT - 1, -1):
@@ -138,7 +143,7 @@ class Engine:
 
     # -- loading -----------------------------------------------------------------
 
-    def _load(self, without: set[str]) -> int:
+    def _load(self, without: set[str], follow: bool) -> int:
         """Load the object, leaving out optional programs that the kernel refuses, one by one."""
         btf = kernel_btf()
         if not os.path.exists(btf):
@@ -154,7 +159,7 @@ class Engine:
         while True:
             try:
                 with libbpf.Log() as log:
-                    return load(without, self.slots, self.links)
+                    return load(without, self.slots, self.links, follow)
             except OSError as error:
                 # Without CAP_PERFMON it is the verifier that refuses, with EACCES.
                 if error.errno == errno.EPERM or (
@@ -310,3 +315,23 @@ class Engine:
     def set_namespace(self, cookie: int) -> None:
         """Name the network namespace of the links; received packets of others' sockets are left out."""
         self._watched[0:8] = cookie.to_bytes(8, sys.byteorder)
+
+    # -- commands ----------------------------------------------------------------
+
+    def follow(self, pid: int) -> None:
+        """Know the descendants of a command from now on, before it has any."""
+        self._commands.update(pid, b"\1")
+
+    def descends(self, pid: int, start_ns: int) -> bool:
+        """Whether a process is a descendant of a command that is followed, wherever it has gone since."""
+        return self._descendants.find(abi.PROCESS_KEY.pack(start_ns, pid, 0)) is not None
+
+    def living_descendants(self) -> frozenset[int]:
+        """The pids of the descendants that have not ended; the followed commands themselves are not among them."""
+        found = set()
+        for key, value in self._descendants.items(abi.PROCESS_KEY.size):
+            _command, exited = abi.DESCENDANT.unpack(value)
+            if not exited:
+                _start_ns, pid, _padding = abi.PROCESS_KEY.unpack(key)
+                found.add(pid)
+        return frozenset(found)

@@ -9,7 +9,7 @@ import ctypes
 import os
 import platform
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from errno import ENOENT
@@ -93,6 +93,7 @@ def library() -> ctypes.CDLL:
         "bpf_map_lookup_elem": (c_int, (c_int, c_void_p, c_void_p)),
         "bpf_map_update_elem": (c_int, (c_int, c_void_p, c_void_p, c_uint64)),
         "bpf_map_delete_elem": (c_int, (c_int, c_void_p)),
+        "bpf_map_get_next_key": (c_int, (c_int, c_void_p, c_void_p)),
         "bpf_map_lookup_batch": (
             c_int,
             (c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p),
@@ -228,6 +229,21 @@ class Map:
             library().bpf_map_update_elem(self.fd, None, byref(c_uint32(value)), 0),
             f"map {self.name}",
         )
+
+    def find(self, key: bytes) -> bytes | None:
+        """The value of a key of any type; None if the map has none."""
+        result: int = library().bpf_map_lookup_elem(self.fd, key, self._value)
+        return self._value.raw if result == 0 else None
+
+    def items(self, key_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+        """All keys and values of a hash; what comes and goes meanwhile may be missed."""
+        key: ctypes.Array[ctypes.c_char] | None = None
+        following = ctypes.create_string_buffer(key_bytes)
+        while library().bpf_map_get_next_key(self.fd, key, following) == 0:
+            value = self.find(following.raw)
+            if value is not None:
+                yield following.raw, value
+            key = ctypes.create_string_buffer(following.raw, key_bytes)
 
     def delete(self, key: bytes) -> bool:
         """Remove a key; False if it was not there."""

@@ -110,8 +110,7 @@ def summary_text(summary: Summary, units: Units = Units.SI, ascii_only: bool = F
             text.append(f"    and {len(ordered) - _SHOWN} more processes\n", "dim")
     if summary.still_running:
         text.append(
-            f"  {summary.still_running} of its processes still run: what they move from now on is not counted here "
-            "(--wait waits for them)\n",
+            f"  {summary.still_running} of its processes still run: what they move from now on is not counted here\n",
             "yellow",
         )
     if summary.unattributed:

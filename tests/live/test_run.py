@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -88,7 +89,7 @@ os.wait()
     before = lab.link.crossed()
     other = Puppet.start(lab.device).udp()
     other.do("send_datagrams", [sink[0], int(sink[1])], [901])
-    done = run(lab, sys.executable, "-c", program, *sink, options=("--wait", "--json", str(tmp_path / "cost")))
+    done = run(lab, sys.executable, "-c", program, *sink, options=("--json", str(tmp_path / "cost")))
     other.do("send_datagrams", [sink[0], int(sink[1])], [701])
     assert done.returncode == 0, done.stderr
     document = cost(done, tmp_path / "cost")
@@ -99,7 +100,85 @@ os.wait()
     assert own_cgroups() == []
 
 
-def test_what_outlives_the_command_is_told(lab: Lab, sink: list[str], tmp_path: Path) -> None:
+def test_what_outlives_the_command_is_waited_for_and_counted(lab: Lab, sink: list[str], tmp_path: Path) -> None:
+    program = (
+        SEND
+        + """
+parent = os.getpid()
+if os.fork() == 0:
+    os.setsid()
+    while os.getppid() == parent:
+        os.sched_yield()
+    send(503)
+    os._exit(0)
+sys.exit(5)
+"""
+    )
+    done = run(lab, sys.executable, "-c", program, *sink, options=("--json", str(tmp_path / "cost")))
+    document = cost(done, tmp_path / "cost")
+    assert (done.returncode, document["status"], document["still_running"]) == (5, 5, 0)
+    assert counters(document) == Counters(0, 503 + HEADERS, 0, 1)
+
+
+def test_what_leaves_the_commands_cgroup_is_counted(lab: Lab, sink: list[str], tmp_path: Path) -> None:
+    """As sudo, su, podman and systemd-run do; from the command itself, and from a descendant."""
+    program = (
+        SEND
+        + """
+def leave():
+    with open(sys.argv[3] + "/cgroup.procs", "w") as file:
+        file.write(str(os.getpid()))
+leave()
+send(1003)
+if os.fork() == 0:
+    send(503)
+    os._exit(0)
+os.wait()
+"""
+    )
+    root = cgroup2_root()
+    done = run(lab, sys.executable, "-c", program, *sink, root, options=("--json", str(tmp_path / "cost")))
+    assert done.returncode == 0, done.stderr
+    assert counters(cost(done, tmp_path / "cost")) == Counters(0, 1003 + 503 + 2 * HEADERS, 0, 2)
+
+    shell = 'echo $$ > "$0/cgroup.procs"; shift; exec "$@"'
+    send = SEND + "send(703)"
+    command = ["sh", "-c", f"(sh -c '{shell}' {root} x \"$@\"; true)", "sh", sys.executable, "-c", send, *sink]
+    done = run(lab, *command, options=("--json", str(tmp_path / "cost")))
+    assert counters(cost(done, tmp_path / "cost")) == Counters(0, 703 + HEADERS, 0, 1)
+
+
+def test_the_cgroup_of_a_killed_run_goes_with_the_next(lab: Lab) -> None:
+    command = esimbpf("--netns", lab.device.name, "run", lab.link.name, "--", "sh", "-c", "echo $$; exec sleep 1000")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stdout is not None
+        sleeper = int(tracer.stdout.readline())
+        tracer.kill()
+    assert len(own_cgroups()) == 1
+    pidfd = os.pidfd_open(sleeper)
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    select.select([pidfd], [], [], PATIENCE_S)
+    os.close(pidfd)
+    assert run(lab, "true").returncode == 0
+    assert own_cgroups() == []
+
+
+def test_the_wait_for_what_outlives_the_command_can_be_ended(lab: Lab) -> None:
+    command = esimbpf(
+        "--netns", lab.device.name, "run", lab.link.name, "--", "sh", "-c", "sleep 1000 & echo $!; exit 4"
+    )
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stdout is not None
+        assert tracer.stderr is not None
+        sleeper = int(tracer.stdout.readline())
+        assert "1 process runs on" in tracer.stderr.readline()
+        tracer.send_signal(signal.SIGINT)
+        assert tracer.wait(PATIENCE_S) == 4
+        os.kill(sleeper, signal.SIGKILL)
+        assert "1 of its processes still run" in tracer.stderr.read()
+
+
+def test_what_outlives_the_command_is_told_when_it_is_not_waited_for(lab: Lab, sink: list[str], tmp_path: Path) -> None:
     program = (
         SEND
         + """
@@ -111,7 +190,7 @@ if os.fork() == 0:
     signal.pause()
 """
     )
-    done = run(lab, sys.executable, "-c", program, *sink, options=("--json", str(tmp_path / "cost")))
+    done = run(lab, sys.executable, "-c", program, *sink, options=("--no-wait", "--json", str(tmp_path / "cost")))
     document = cost(done, tmp_path / "cost")
     assert document["still_running"] == 1
     assert counters(document) == Counters(0, 1003 + HEADERS, 0, 1)

@@ -35,6 +35,7 @@ def test_sizes_are_those_of_the_header(tmp_path: Path) -> None:
         "struct slot": abi.SLOT,
         "struct process": abi.PROCESS,
         "struct process_key": abi.PROCESS_KEY,
+        "struct descendant": abi.DESCENDANT,
         "struct settings": abi.SETTINGS,
         "struct watched_links": abi.WATCHED_LINKS,
     }
@@ -48,7 +49,8 @@ def test_sizes_are_those_of_the_header(tmp_path: Path) -> None:
         ("usage", abi.USAGE, ["rx_bytes", "tx_bytes", "rx_packets", "tx_packets"]),
         ("slot", abi.SLOT, ["generation", "state", "shares", "revision"]),
         ("process_key", abi.PROCESS_KEY, ["start_ns", "tgid"]),
-        ("settings", abi.SETTINGS, ["slots_per_link", "links", "sees_forks"]),
+        ("descendant", abi.DESCENDANT, ["command", "exited"]),
+        ("settings", abi.SETTINGS, ["slots_per_link", "links", "sees_forks", "follows"]),
         (
             "process",
             abi.PROCESS,
