@@ -8,7 +8,7 @@ import sys
 from typing import Final
 
 from esimbpf.cli.streams import complain, give_up, open_standard_streams
-from esimbpf.errors import EsimbpfError
+from esimbpf.errors import EsimbpfError, UsageError
 from esimbpf.text import printable
 
 __all__ = ["main"]
@@ -23,6 +23,8 @@ def main() -> None:
 
     words, command = _split(sys.argv[1:])
     try:
+        if command and not words:
+            raise UsageError("there is no command before --", "for example: esimbpf run -- curl -O …")
         status = app(args=words, obj=command, standalone_mode=False)
         sys.stdout.flush()
     except EsimbpfError as error:
@@ -61,7 +63,10 @@ def _say_of_library(error: Exception) -> int:
     if os.environ.get("ESIMBPF_DEBUG"):
         raise error
     if isinstance(error, typer.TyperException):
-        complain(f"esimbpf: {printable(error.format_message())}", "try: esimbpf --help")
+        # Help that was asked for by giving no word at all comes as an error without a message.
+        message = printable(error.format_message()).replace("Value error, ", "")
+        if message:
+            complain(f"esimbpf: {message}", "try: esimbpf --help")
         return 2
     if isinstance(error, OSError) and error.errno in _OUTPUT_ERRORS and error.filename is None:
         give_up(sys.stdout.fileno())

@@ -55,7 +55,8 @@ def common(
         ),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+        bool,
+        typer.Option("--version", metavar="", callback=_show_version, is_eager=True, help="Show the version and end."),
     ] = False,
 ) -> None:
     """Remember the options that stand before the command."""

@@ -34,7 +34,9 @@ _PROGRAMS: Final = (
 
 def demo(
     context: typer.Context,
-    once: Annotated[bool, typer.Option("--once", help="Print one plain table after four seconds, and end.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", metavar="", help="Print one plain table after four seconds, and end.")
+    ] = False,
     by: By = GroupBy.APP,
     interval: Interval = 1.0,
     units: Annotated[Units, typer.Option(help="Decimal or binary prefixes.")] = Units.SI,

@@ -17,10 +17,12 @@ def doctor(
     links: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[LINK]…", help="Links to look at. Without any: every cellular link found.", show_default=False
+            metavar="LINK", help="Links to look at. Without any: every cellular link found.", show_default=False
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print one JSON object instead of the table.")
+    ] = False,
 ) -> None:
     """Check what this machine has of what counting takes, and say what to do.
 

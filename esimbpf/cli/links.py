@@ -10,7 +10,7 @@ import typer
 
 
 def links(
-    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the table.")] = False,
+    json: Annotated[bool, typer.Option("--json", metavar="", help="One JSON object instead of the table.")] = False,
 ) -> None:
     """List the interfaces: which are cellular, and how that is known.
 

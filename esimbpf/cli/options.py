@@ -49,12 +49,14 @@ class Common:
 Links = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[LINK]…",
+        metavar="LINK",
         help="Interfaces to count, by name. Without any: every cellular link found.",
         show_default=False,
     ),
 ]
-By = Annotated[GroupBy, typer.Option("--by", help="What a row stands for.")]
+By = Annotated[
+    GroupBy, typer.Option("--by", metavar="WHAT", help="What a row stands for: app, process, user or cgroup.")
+]
 Interval = Annotated[
     float,
     typer.Option(

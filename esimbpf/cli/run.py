@@ -53,6 +53,7 @@ def run(
         bool,
         typer.Option(
             "--wait/--no-wait",
+            metavar="",
             help="When the command has ended, count on until its last descendant has too, or Ctrl-C.",
         ),
     ] = True,

@@ -17,7 +17,12 @@ def top(
     by: By = GroupBy.APP,
     interval: Interval = 1.0,
     once: Annotated[
-        bool, typer.Option("--once", help="Print one plain table after one interval, as when stdout is no terminal.")
+        bool,
+        typer.Option(
+            "--once",
+            metavar="",
+            help="Print one plain table after one interval, as when stdout is no terminal.",
+        ),
     ] = False,
     units: Annotated[
         Units, typer.Option(help="Decimal (1 kB = 1000 B) or binary (1 KiB = 1024 B) prefixes.")

@@ -29,10 +29,13 @@ def watch(
         int | None, typer.Option(metavar="N", help="End after this many intervals.", show_default="until interrupted")
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Print rows that moved nothing in an interval too.")
+        bool, typer.Option("--all", metavar="", help="Print rows that moved nothing in an interval too.")
     ] = False,
     end_when_gone: Annotated[
-        bool, typer.Option("--end-when-gone", help="End when the links are gone, instead of waiting for their return.")
+        bool,
+        typer.Option(
+            "--end-when-gone", metavar="", help="End when the links are gone, instead of waiting for their return."
+        ),
     ] = False,
     max_processes: MaxProcesses = 16384,
 ) -> None:
