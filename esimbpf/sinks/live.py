@@ -15,13 +15,12 @@ from rich.live import Live
 
 from esimbpf.model import GroupBy, Kind, Start, Tick
 from esimbpf.pace import Pace
-from esimbpf.sinks.table import Sort, View, render
+from esimbpf.sinks.table import SPARK_WIDTH, Sort, View, render
 from esimbpf.sinks.terminal import Keyboard
 from esimbpf.units import Units
 
 __all__ = ["Session", "top"]
 
-_HISTORY: Final = 60
 _PIPE_WIDTH: Final = 120
 _ENDING: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 
@@ -56,7 +55,7 @@ def top(session: Session, interval_s: float, by: GroupBy, units: Units = Units.S
     console = Console(highlight=False, soft_wrap=False)
     if once or not console.is_terminal:
         _plain(session, interval_s, by, units, console, once=True)
-    elif console.is_dumb_terminal:
+    elif console.is_dumb_terminal or not os.environ.get("TERM"):
         _plain(session, interval_s, by, units, console, once=False)
     else:
         _Top(session, interval_s, by, units, console).run()
@@ -169,15 +168,18 @@ class _Top:
 
     def _measure(self) -> None:
         """The next interval; while paused it is counted, and not shown."""
-        tick = self._session.tick()
+        self._session.tick()
         seen = set()
-        for link in tick.links:
-            for row in link.rows:
-                key = (link.link.name, row.kind, row.id)
-                seen.add(key)
-                self._history.setdefault(key, deque(maxlen=_HISTORY)).append(
-                    row.delta.total_bytes / (tick.interval_s or 1)
-                )
+        # Of all groupings, so that changing to another one shows its history too.
+        for by in (*(other for other in GroupBy if other is not self._view.by), self._view.by):
+            tick = self._session.view(by)
+            for link in tick.links:
+                for row in link.rows:
+                    key = (link.link.name, row.kind, row.id)
+                    if key not in seen:
+                        seen.add(key)
+                        rate = row.delta.total_bytes / (tick.interval_s or 1)
+                        self._history.setdefault(key, deque(maxlen=SPARK_WIDTH)).append(rate)
         for key in self._history.keys() - seen:
             del self._history[key]
         if not self._view.paused:
@@ -204,8 +206,11 @@ class _Top:
             order = list(GroupBy)
             view.by = order[(order.index(view.by) + 1) % len(order)]
             view.scroll = 0
-            self._history.clear()
             self._tick = self._session.view(view.by)
+        elif key in ("l", "\t"):
+            count = len(self._tick.links)
+            view.link = 0 if view.link is None else view.link + 1 if view.link + 1 < count else None
+            view.scroll = 0
         elif key in ("p", " "):
             view.paused = not view.paused
             if not view.paused:

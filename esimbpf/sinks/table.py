@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,7 +16,7 @@ from esimbpf.model import GroupBy, Kind, LinkTick, Row, Tick
 from esimbpf.units import Units, bytes_text, rate_text
 from esimbpf.users import user_name
 
-__all__ = ["KEYS", "Sort", "View", "render"]
+__all__ = ["KEYS", "SPARK_WIDTH", "Sort", "View", "render"]
 
 KEYS: Final = (
     ("q", "quit"),
@@ -23,21 +24,30 @@ KEYS: Final = (
     ("r", "turn the order around"),
     ("↑ ↓, PgUp PgDn, Home", "scroll"),
     ("b", "rows by app, process, user, cgroup"),
+    ("l, Tab", "another link in full, where not all have room"),
     ("p, space", "pause the display; counting goes on"),
     ("/", "filter by name; Enter keeps it, Esc clears it"),
     ("u", "decimal or binary units"),
     ("?", "this help; any key leaves it"),
 )
 
+_MEANINGS: Final = (
+    ("kernel", "answers to pings, resets: nobody asked for them here"),
+    ("forwarded", "of tethered devices, containers and virtual machines"),
+    ("unattributed", "what is left; should be next to nothing"),
+    ("overflow", "processes beyond --max-processes"),
+)
+
 _SPECIAL: Final = (Kind.KERNEL, Kind.FORWARDED, Kind.UNATTRIBUTED, Kind.OVERFLOW)
 _SPARKS: Final = {False: " ▁▂▃▄▅▆▇█", True: " .:-=+*#@"}
 _BARS: Final = {False: ("█", "▏▎▍▌▋▊▉"), True: ("#", "")}
-_SPARK_WIDTH: Final = 12
-_BAR_WIDTH: Final = 6
-_GAP: Final = 2
+SPARK_WIDTH: Final = 12
+_NARROW_SPARK_WIDTH: Final = 8
 _NEVER: Final = 1 << 30
 # A link's header, the titles, a row, the rule and those rows that are always there.
 _LEAST_BLOCK: Final = 8
+# Columns of the terminal from which on the table is laid out with more air.
+_WIDE: Final = 96
 
 
 class Sort(StrEnum):
@@ -63,6 +73,8 @@ class View:
     paused: bool = False
     help: bool = False
     scroll: int = 0
+    link: int | None = None
+    """The link to show in full where not all have room; None for the one that has moved most."""
     units: Units = Units.SI
     ascii: bool = False
     """The terminal shows no more than ASCII."""
@@ -90,19 +102,82 @@ def render(tick: Tick, view: View, width: int, height: int | None) -> Renderable
     if view.help:
         return Group(*_help(view, width))
     footer = _footer(tick, view, width)
-    if height is not None and height < len(footer) + _LEAST_BLOCK * len(tick.links):
-        footer = []
+    if height is None:
+        rooms: list[int | None] = [None] * len(tick.links)
+    else:
+        if height < len(footer) + _LEAST_BLOCK:
+            footer = []
+        rooms = list(_rooms(tick, view, width, height - len(footer)))
     blocks: list[Text] = []
-    room = None if height is None else height - len(footer)
-    for number, link in enumerate(tick.links):
-        left = None if room is None else (room - len(blocks)) // (len(tick.links) - number)
-        blocks += _block(link, tick, view, width, left)
-        if number + 1 < len(tick.links):
+    for link, room in zip(tick.links, rooms, strict=True):
+        if room == 1 and len(tick.links) > 1:
+            blocks.append(_line_of_link(link, tick, view, width))
+        else:
+            blocks += _block(link, tick, view, width, room)
+        # What is in full stands apart.
+        if link is not tick.links[-1] and room != 1:
             blocks.append(Text())
-    if room is not None:
-        blocks = blocks[: max(room, 1)]
-        blocks += [Text()] * (room - len(blocks))
+    if height is not None:
+        room = max(height - len(footer), 1)
+        blocks = blocks[:room] + [Text()] * (room - len(blocks))
     return Group(*blocks, *footer)
+
+
+def _rooms(tick: Tick, view: View, width: int, height: int) -> list[int]:
+    """The lines that each link gets: one for those that are shown in short.
+
+    Where not all have room in full, the link that the user has chosen stays, then those that have moved most.
+    """
+    count = len(tick.links)
+    chosen = view.link if view.link is not None else -1
+    ranked = sorted(range(count), key=lambda at: (at != chosen, -tick.links[at].total.total_bytes, at))
+    fixed = {at: _fixed_lines(tick.links[at], tick, view, width) for at in ranked}
+    in_full = list(ranked)
+    while len(in_full) > 1 and sum(fixed[at] + 2 for at in in_full) + count - len(in_full) > height:
+        in_full.pop()
+    rooms = [1] * count
+    if len(in_full) == 1:
+        rooms[in_full[0]] = max(height - (count - 1), 2)
+        return rooms
+    free = height - (count - len(in_full)) - sum(fixed[at] for at in in_full) - max(0, len(in_full) - 1)
+    for number, at in enumerate(in_full):
+        wanted = max(1, len(_ordered(_rows_of(tick.links[at]), tick, view)))
+        rows = max(0, min(wanted, free // (len(in_full) - number)))
+        if number == len(in_full) - 1:
+            rows = max(0, free)
+        free -= rows
+        rooms[at] = max(2, fixed[at] + rows)
+    return rooms
+
+
+def _fixed_lines(link: LinkTick, tick: Tick, view: View, width: int) -> int:
+    """The lines of a link in full that are no rows of processes: header, titles, rule, rows that are always there."""
+    return len(_header(link, tick, view, width)) + 2 + len(link.rows) - len(_rows_of(link))
+
+
+def _rows_of(link: LinkTick) -> list[Row]:
+    return [row for row in link.rows if row.kind not in _SPECIAL]
+
+
+def _line_of_link(link: LinkTick, tick: Tick, view: View, width: int) -> Text:
+    """A link in one line: its name, rates, totals, and what could not be attributed."""
+    down, up = _arrows(view)
+    seconds = tick.interval_s or 1
+    line = Text.assemble((link.link.name, "bold cyan"), (f" {_state(link)}", "dim"), "  ")
+    line.append(f"{down} {rate_text(link.delta.rx_bytes / seconds, view.units)}  ", "green")
+    line.append(f"{up} {rate_text(link.delta.tx_bytes / seconds, view.units)}", "magenta")
+    totals = (bytes_text(amount, view.units) for amount in (link.total.rx_bytes, link.total.tx_bytes))
+    line.append(f"   total {down} {next(totals)}  {up} {next(totals)}")
+    lost = sum(row.total.total_bytes for row in link.rows if row.kind is Kind.UNATTRIBUTED)
+    if lost:
+        line.append(f"   unattributed {bytes_text(lost, view.units)}", "yellow")
+    return _fit(line, width)
+
+
+def _state(link: LinkTick) -> str:
+    if not link.present:
+        return "GONE"
+    return link.link.kind if link.link.up else f"{link.link.kind}, down"
 
 
 def _block(link: LinkTick, tick: Tick, view: View, width: int, height: int | None) -> list[Text]:
@@ -112,7 +187,7 @@ def _block(link: LinkTick, tick: Tick, view: View, width: int, height: int | Non
     """
     columns = _columns(link, tick, view, width)
     special = [row for row in link.rows if row.kind in _SPECIAL]
-    rows = _ordered([row for row in link.rows if row.kind not in _SPECIAL], tick, view)
+    rows = _ordered(_rows_of(link), tick, view)
     head = [*_header(link, tick, view, width), _titles(columns, view, width)]
     found = len(rows)
     hidden_above = hidden_below = 0
@@ -143,13 +218,7 @@ def _block(link: LinkTick, tick: Tick, view: View, width: int, height: int | Non
 
 def _header(link: LinkTick, tick: Tick, view: View, width: int) -> list[Text]:
     """Who the link is, its rates and its totals: on as many lines as the width makes of them."""
-    title = Text(link.link.name, "bold cyan")
-    state = f" {link.link.kind}"
-    if not link.present:
-        title.append("  GONE", "bold red")
-    elif not link.link.up:
-        state += ", down"
-    title.append(state, "dim")
+    title = Text.assemble((link.link.name, "bold cyan"), (f" {_state(link)}", "dim" if link.present else "bold red"))
     if view.paused:
         title.append("  PAUSED", "bold reverse")
     if link.link.addresses:
@@ -199,27 +268,27 @@ def _columns(link: LinkTick, tick: Tick, view: View, width: int) -> list[_Column
 
     def share(row: Row) -> Text:
         part = row.total.total_bytes / all_bytes if all_bytes else 0
-        return Text(_bar(part, view.ascii), "cyan") + Text(f" {part:4.0%}")
+        return Text(_bar(part, bar_width, view.ascii), "cyan") + Text(f" {part:4.0%}")
 
     def history(row: Row) -> Text:
         values = view.history.get((link.link.name, row.kind, row.id), ())
-        return Text(_spark(values, busiest / seconds, view.ascii), "green")
+        return Text(_spark(values, busiest / seconds, spark_width, view.ascii), "green")
 
+    narrow = width < _WIDE
     total_width = 11 if view.ascii else 8
+    bar_width, spark_width = (4, _NARROW_SPARK_WIDTH) if narrow else (6, SPARK_WIDTH)
     named = {GroupBy.APP: "app", GroupBy.PROCESS: "process", GroupBy.USER: "user", GroupBy.CGROUP: "cgroup"}[view.by]
     columns = [
-        _Column(
-            named, 0, lambda row: Text(row.name, "" if row.kind not in _SPECIAL else "italic"), Sort.NAME, left=True
-        ),
-        _Column("pid", 7, processes, needs=72)
+        _Column(named, 0, _name, Sort.NAME, left=True),
+        _Column("pid", 7, processes, needs=74)
         if view.by is GroupBy.PROCESS
-        else _Column("procs", 5, processes, needs=72),
+        else _Column("procs", 5, processes, needs=74),
         _Column(f"{down}/s", 10, rate(lambda row: row.delta.rx_bytes, "green"), Sort.DOWN, needs=20),
         _Column(f"{up}/s", 10, rate(lambda row: row.delta.tx_bytes, "magenta"), Sort.UP, needs=34),
-        _Column(f"{down} total", total_width, size(lambda row: row.total.rx_bytes), Sort.TOTAL_DOWN, needs=46),
-        _Column(f"{up} total", total_width, size(lambda row: row.total.tx_bytes), Sort.TOTAL_UP, needs=56),
-        _Column("share", _BAR_WIDTH + 5, share, needs=78, left=True),
-        _Column("history", _SPARK_WIDTH, history, needs=96 if view.history else _NEVER, left=True),
+        _Column(f"{down} total", total_width, size(lambda row: row.total.rx_bytes), Sort.TOTAL_DOWN, needs=44),
+        _Column(f"{up} total", total_width, size(lambda row: row.total.tx_bytes), Sort.TOTAL_UP, needs=54),
+        _Column("share", bar_width + 5, share, needs=70, left=True),
+        _Column("history", spark_width, history, needs=79 if view.history else _NEVER, left=True),
         _Column("user", 12, lambda row: Text(_users(row), "dim"), needs=120, left=True),
         _Column("program", 36, lambda row: Text(_program(row), "dim"), needs=150, left=True),
     ]
@@ -230,9 +299,23 @@ def _sized(column: _Column, columns: Sequence[_Column], width: int) -> _Column:
     """The first column takes what the others leave."""
     if column.width:
         return column
-    taken = sum(other.width + _GAP for other in columns if other.width and width >= other.needs)
+    taken = sum(other.width + _gap(width) for other in columns if other.width and width >= other.needs)
     left = max(8, min(width - taken, 48))
     return _Column(column.title, left, column.text, column.sort, column.left, column.needs)
+
+
+def _name(row: Row) -> Text:
+    """What a row is called; a process that is not called as its app with the app's name: an interpreter's script."""
+    if row.kind in _SPECIAL:
+        return Text(row.name, "italic")
+    if row.kind is Kind.PROCESS and row.app and row.app != row.name:
+        return Text.assemble(row.name, (f" {row.app}", "dim"))
+    return Text(row.name)
+
+
+def _gap(width: int) -> int:
+    """Spaces between two columns."""
+    return 1 if width < _WIDE else 2
 
 
 def _users(row: Row) -> str:
@@ -251,7 +334,7 @@ def _titles(columns: Sequence[_Column], view: View, width: int) -> Text:
         sorted_by = column.sort is view.sort
         mark = ("v" if view.ascii else "▾") if not view.reverse else ("^" if view.ascii else "▴")
         title = Text(column.title + (mark if sorted_by else ""), "bold underline" if sorted_by else "bold")
-        line.append(" " * _GAP if number else "")
+        line.append(" " * _gap(width) if number else "")
         line.append_text(_cell(title, column.width, column.left, view))
     return _fit(line, width)
 
@@ -259,7 +342,7 @@ def _titles(columns: Sequence[_Column], view: View, width: int) -> Text:
 def _line(columns: Sequence[_Column], row: Row, style: str, view: View, width: int) -> Text:
     line = Text()
     for number, column in enumerate(columns):
-        line.append(" " * _GAP if number else "")
+        line.append(" " * _gap(width) if number else "")
         line.append_text(_cell(column.text(row), column.width, column.left, view))
     line.stylize_before(style)
     return _fit(line, width)
@@ -299,23 +382,23 @@ def _ordered(rows: Sequence[Row], tick: Tick, view: View) -> list[Row]:
     return chosen
 
 
-def _bar(part: float, ascii_only: bool) -> str:
+def _bar(part: float, width: int, ascii_only: bool) -> str:
     full, parts = _BARS[ascii_only]
-    eighths = round(max(0.0, min(part, 1.0)) * _BAR_WIDTH * 8)
+    eighths = round(max(0.0, min(part, 1.0)) * width * 8)
     whole, rest = divmod(eighths, 8)
     bar = full * whole + (parts[rest - 1] if rest and parts else "")
-    return bar.ljust(_BAR_WIDTH)
+    return bar.ljust(width)
 
 
-def _spark(values: Sequence[float], most: float, ascii_only: bool) -> str:
+def _spark(values: Sequence[float], most: float, width: int, ascii_only: bool) -> str:
     """The last values as a line of bars, each as high as it is of the highest."""
     levels = _SPARKS[ascii_only]
-    shown = list(values)[-_SPARK_WIDTH:]
+    shown = list(values)[-width:]
     most = max([most, *shown], default=0)
     if most <= 0:
-        return " " * _SPARK_WIDTH
+        return " " * width
     steps = len(levels) - 1
-    return "".join(levels[min(steps, -int(-value * steps // most))] for value in shown).rjust(_SPARK_WIDTH)
+    return "".join(levels[min(steps, -int(-value * steps // most))] for value in shown).rjust(width)
 
 
 def _arrows(view: View) -> tuple[str, str]:
@@ -324,13 +407,19 @@ def _arrows(view: View) -> tuple[str, str]:
 
 def _footer(tick: Tick, view: View, width: int) -> list[Text]:
     mark = "! " if view.ascii else "⚠ "
-    lines = [_fit(Text(mark + warning, "yellow"), width) for warning in tick.warnings[:3]]
+    lines = []
+    for warning in tick.warnings[:3]:
+        wrapped = textwrap.wrap(
+            mark + warning, width, max_lines=3, break_on_hyphens=False, placeholder=" ~" if view.ascii else " …"
+        )
+        lines += [_fit(Text(line, "yellow"), width) for line in wrapped]
     if view.editing:
         lines.append(_fit(Text(f"filter: {view.filter}_  (Enter keeps, Esc clears)", "reverse"), width))
     elif view.keys:
         chosen = f"filter: {view.filter}   " if view.filter else ""
+        link = "  l link" if len(tick.links) > 1 else ""
         ways = (
-            f"{chosen}q quit  s sort: {view.sort}  b by: {view.by}  p pause  / filter  ? help",
+            f"{chosen}q quit  s sort: {view.sort}  b by: {view.by}{link}  p pause  / filter  ? help",
             f"{chosen}q quit  s sort  b by: {view.by}  p pause  / filter  ? help",
             "q quit  s sort  b by  p pause  ? help",
             "q quit  ? help",
@@ -344,16 +433,22 @@ def _help(view: View, width: int) -> list[Text]:
     lines = [Text("keys", "bold"), Text()]
     for keys, meaning in KEYS:
         shown = keys.replace("← →", "left right").replace("↑ ↓", "up down") if view.ascii else keys
-        lines.append(_fit(Text(f"  {shown:<22}", "bold") + Text(meaning), width))
+        wrapped = textwrap.wrap(meaning, max(width - 24, 14))
+        lines += [
+            _fit(Text(f"  {shown if not at else '':<22}", "bold") + Text(line), width)
+            for at, line in enumerate(wrapped)
+        ]
+    lines += [Text(), Text("rows that are no process", "bold"), Text()]
+    for name, meaning in _MEANINGS:
+        wrapped = textwrap.wrap(meaning, max(width - 16, 20))
+        lines += [_fit(Text(f"  {name if not at else '':<14}{line}"), width) for at, line in enumerate(wrapped)]
     lines += [
         Text(),
-        Text("rows that are no process", "bold"),
-        Text(),
-        _fit(Text("  kernel        answers to pings, resets: nobody asked for them here"), width),
-        _fit(Text("  forwarded     of tethered devices, containers and virtual machines"), width),
-        _fit(Text("  unattributed  what is left; should be next to nothing"), width),
-        _fit(Text("  overflow      processes beyond --max-processes"), width),
-        Text(),
-        _fit(Text("A byte is one that the carrier bills: IP header included, link layer not.", "dim"), width),
+        *(
+            Text(line, "dim")
+            for line in textwrap.wrap(
+                "A byte is one that the carrier bills: IP header included, link layer not.", width
+            )
+        ),
     ]
     return lines

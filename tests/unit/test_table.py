@@ -45,17 +45,18 @@ def shown(what: Tick, view: View, width: int, height: int | None = None) -> list
 
 
 def test_at_80_columns() -> None:
-    assert shown(tick(), View(GroupBy.APP), 80, 11) == [
+    history = {("wwan0", row.kind, row.id): [0.0, 600_000.0, 2_431_000.0] for row in ROWS[:1]}
+    assert shown(tick(), View(GroupBy.APP, history=history), 80, 11) == [
         "wwan0 wwan  100.64.3.7 2001:db8::7",
         "↓ 2.41 MB/s  ↑ 543 kB/s   total ↓ 741 MB  ↑ 108 MB",
-        "app               procs        ↓/s▾         ↑/s   ↓ total   ↑ total  share",
-        "video                 3   2.40 MB/s   31.0 kB/s    740 MB   9.40 MB  █████▎  88%",
-        "backup                1   9.00 kB/s    512 kB/s   1.20 MB   98.8 MB  ▊       12%",
-        "idle                  1           0           0   1.23 kB     999 B           0%",
+        "app             procs       ↓/s▾        ↑/s  ↓ total  ↑ total share     history",
+        "video               3  2.40 MB/s  31.0 kB/s   740 MB  9.40 MB ███▌  88%       ▂█",
+        "backup              1  9.00 kB/s   512 kB/s  1.20 MB  98.8 MB ▌     12%",
+        "idle                1          0          0  1.23 kB    999 B        0%",
         "─" * 80,
-        "kernel                            0           0         0         0           0%",
-        "forwarded                         0           0         0         0           0%",
-        "unattributed                      0           0         0         0           0%",
+        "kernel                         0          0        0        0        0%",
+        "forwarded                      0          0        0        0        0%",
+        "unattributed                   0          0        0        0        0%",
         "q quit  s sort: down  b by: app  p pause  / filter  ? help",
     ]
 
@@ -65,14 +66,14 @@ def test_at_40_columns_names_and_rates_stay() -> None:
         "wwan0 wwan  100.64.3.7 2001:db8::7",
         "↓ 2.41 MB/s  ↑ 543 kB/s",
         "total ↓ 741 MB  ↑ 108 MB",
-        "app                     ↓/s▾         ↑/s",
-        "video              2.40 MB/s   31.0 kB/s",
-        "backup             9.00 kB/s    512 kB/s",
-        "idle                       0           0",
+        "app                      ↓/s▾        ↑/s",
+        "video               2.40 MB/s  31.0 kB/s",
+        "backup              9.00 kB/s   512 kB/s",
+        "idle                        0          0",
         "─" * 40,
-        "kernel                     0           0",
-        "forwarded                  0           0",
-        "unattributed               0           0",
+        "kernel                      0          0",
+        "forwarded                   0          0",
+        "unattributed                0          0",
         "q quit  s sort  b by  p pause  ? help",
     ]
 
@@ -89,6 +90,42 @@ def test_however_low_the_terminal_is_what_is_no_process_stays(height: int) -> No
     assert len(lines) == height
     assert sum(line.startswith(("kernel", "forwarded", "unattributed")) for line in lines) == 3
     assert not any("nothing has moved" in line for line in lines)
+
+
+def four_links(*moved: int) -> Tick:
+    """Four links, on each of which an app has moved so many bytes."""
+    links = []
+    for number, amount in enumerate(moved):
+        rows = (app(f"app{number}", Counters(amount), Counters(amount)), *NO_ROWS) if amount else NO_ROWS
+        link = replace(WWAN0, name=f"wwan{number}", ifindex=number + 2)
+        links.append(LinkTick(link, True, rows, Counters(amount), Counters(amount)))
+    return Tick(datetime(2026, 11, 23, tzinfo=UTC), 1.0, tuple(links), ())
+
+
+def test_where_not_all_links_have_room_the_busy_ones_are_in_full_and_none_is_missing() -> None:
+    lines = shown(four_links(0, 0, 777, 55), View(GroupBy.APP), 80, 24)
+    assert [line.split()[0] for line in lines if line.startswith("wwan")] == ["wwan0", "wwan1", "wwan2", "wwan3"]
+    assert sum(line.startswith("kernel") for line in lines) == 2
+    assert any(line.startswith("app2") for line in lines)
+    assert any(line.startswith("app3") for line in lines)
+    assert not any("nothing has moved" in line for line in lines)
+    assert lines[0] == "wwan0 wwan  ↓ 0  ↑ 0   total ↓ 0 B  ↑ 0 B"
+
+
+def test_any_link_can_be_chosen_to_be_in_full() -> None:
+    lines = shown(four_links(9, 8, 7, 6), View(GroupBy.APP, link=3), 80, 12)
+    assert [line for line in lines if line.startswith("app")][1:] == [line for line in lines if line.startswith("app3")]
+    assert lines[0] == "wwan0 wwan  ↓ 9 B/s  ↑ 0   total ↓ 9 B  ↑ 0 B"
+
+
+@pytest.mark.parametrize("height", [1, 4, 9, 13, 17, 30, 60])
+def test_several_links_fill_the_terminal_and_do_not_overrun_it(height: int) -> None:
+    assert len(shown(four_links(9, 0, 7, 6), View(GroupBy.APP), 80, height)) <= max(height, 1)
+
+
+def test_a_process_that_is_not_called_as_its_app_has_the_apps_name_too() -> None:
+    row = Row(Kind.PROCESS, "1.2", "python3", NOTHING, Counters(5), app="sync.py", processes=ROWS[1].processes)
+    assert shown(tick((row, *NO_ROWS)), View(GroupBy.PROCESS), 80)[3].startswith("python3 sync.py ")
 
 
 def test_rows_that_do_not_fit_are_told_as_more() -> None:
@@ -169,7 +206,7 @@ def test_long_and_wide_names_keep_the_columns_in_place() -> None:
         console.print(render(tick(rows + NO_ROWS), View(GroupBy.APP), 80, None))
     lines = [line for line in captured.get().splitlines() if "%" in line]
     assert {cell_len(line) for line in lines} == {80}
-    assert "a-very-long-nam… " in lines[0]
+    assert "a-very-long-name-that-d… " in lines[0]
 
 
 def test_process_rows_show_their_pid() -> None:
