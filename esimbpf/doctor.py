@@ -370,9 +370,17 @@ def _cgroup_programs(machine: Machine) -> Finding:
             f"see whose it is: bpftool cgroup show {cgroups.root}; or count below another: --cgroup PATH",
         )
     if cgroups.others is None:
-        return Finding("cgroup2.programs", "file systems", "its programs", State.UNKNOWN, "it takes root to see")
+        reason = _unseen(machine)
+        return Finding("cgroup2.programs", "file systems", "its programs", State.UNKNOWN, reason)
     shown = f"beside ours, undisturbed: {', '.join(cgroups.others)}" if cgroups.others else "no others"
     return Finding("cgroup2.programs", "file systems", "its programs", State.WORKS, shown)
+
+
+def _unseen(machine: Machine) -> str:
+    """Why the kernel's attached programs cannot be listed."""
+    if not machine.library.version:
+        return "it takes libbpf to see"
+    return "the kernel does not tell" if machine.rights.may_load else "it takes root to see"
 
 
 def _bpffs(machine: Machine) -> Finding:
@@ -407,12 +415,14 @@ def _programs(machine: Machine) -> Iterator[Finding]:
 def _why_not_tried(machine: Machine) -> str:
     if not machine.library.version:
         return "it takes libbpf"
-    if not machine.object.exists:
-        return "it is not there"
+    if not machine.object.exists or machine.object.disagreements:
+        return "it takes the compiled programs"
     if not machine.kernel.btf_bytes:
         return "it takes BTF"
     if machine.rights.initial_user_namespace is False:
         return "it takes the first user namespace"
+    if machine.rights.may_load:
+        return "the kernel loads no program"
     return "it takes root" if machine.rights.uid else "it takes the capabilities that are missing"
 
 
@@ -516,16 +526,16 @@ def _links(machine: Machine) -> Iterator[Finding]:
         "links", "links", "links", State.WORKS, names if machine.links_named else f"{names}: counted when none is named"
     )
     for link in machine.links:
-        yield from _link(link, machine.tc)
+        yield from _link(link, machine.tc, _unseen(machine))
 
 
-def _link(link: LinkFact, tc: str) -> Iterator[Finding]:
+def _link(link: LinkFact, tc: str, unseen: str) -> Iterator[Finding]:
     later = "" if link.state == "up" else "; counted as soon as it is up"
     sure = {"yes": "cellular", "weak": "perhaps cellular"}.get(link.cellular, "not cellular")
     yield Finding(f"link.{link.name}", "links", link.name, State.WORKS, f"{link.kind}, {sure}, {link.state}{later}")
     yield _xdp(link)
-    yield _tcx(link)
-    yield _filters(link, tc)
+    yield _tcx(link, unseen)
+    yield _filters(link, tc, unseen)
 
 
 def _xdp(link: LinkFact) -> Finding:
@@ -543,10 +553,10 @@ def _xdp(link: LinkFact) -> Finding:
     )
 
 
-def _tcx(link: LinkFact) -> Finding:
+def _tcx(link: LinkFact, unseen: str) -> Finding:
     identity, title = f"link.{link.name}.tcx", f"{link.name} tcx"
     if link.tcx_ingress is None or link.tcx_egress is None:
-        return Finding(identity, "links", title, State.UNKNOWN, "it takes root to see")
+        return Finding(identity, "links", title, State.UNKNOWN, unseen)
     strangers = [one for one in link.tcx_egress if not one.ours]
     if strangers:
         return Finding(
@@ -570,10 +580,10 @@ def _named(programs: list[AttachedProgram]) -> str:
     return ", ".join(f"{one.name or 'a program'} (id {one.id})" for one in programs)
 
 
-def _filters(link: LinkFact, tc: str) -> Finding:
+def _filters(link: LinkFact, tc: str, unseen: str) -> Finding:
     identity, title = f"link.{link.name}.filters", f"{link.name} tc filters"
     if link.filters is None:
-        return Finding(identity, "links", title, State.UNKNOWN, "it takes root to see")
+        return Finding(identity, "links", title, State.UNKNOWN, unseen)
     by_filters = tc == "clsact"
     hiding = [one for one in link.filters if by_filters and one.before_ours]
     behind = [one for one in link.filters if one.direction == "egress" and one not in hiding]

@@ -6,6 +6,7 @@ None stands for what could not be found out. Every string is safe to print (see 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from esimbpf.model import Counters
 
@@ -22,6 +23,7 @@ __all__ = [
     "ProgramFact",
     "Rights",
     "SelfTest",
+    "suffices",
 ]
 
 
@@ -53,6 +55,14 @@ class Kernel:
         return int(numbers[0]), int(numbers[1])
 
 
+_LOADING: Final = frozenset({"CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"})
+
+
+def suffices(capabilities: frozenset[str]) -> bool:
+    """Whether these capabilities are all that loading the programs takes."""
+    return "CAP_SYS_ADMIN" in capabilities or capabilities >= _LOADING
+
+
 @dataclass(frozen=True, slots=True)
 class Rights:
     """What this process may do."""
@@ -64,6 +74,13 @@ class Rights:
     """Bytes that may be locked in memory (RLIMIT_MEMLOCK); None for no limit."""
     initial_user_namespace: bool | None
     initial_pid_namespace: bool | None
+
+    @property
+    def may_load(self) -> bool:
+        """Whether they suffice for loading all programs; outside of the first user namespace none do."""
+        if self.initial_user_namespace is False:
+            return False
+        return suffices(self.capabilities)
 
 
 @dataclass(frozen=True, slots=True)

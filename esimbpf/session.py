@@ -146,6 +146,11 @@ class Session:
         self._by = by
         return self._tick(by, True)
 
+    @property
+    def can_follow(self) -> bool:
+        """Whether the descendants of commands can be known."""
+        return self._engine.program_fd("process_forked") is not None
+
     def follow_command(self, pid: int) -> None:
         """Know the descendants of a command from now on; call it before the command has any."""
         self._engine.follow(pid)

@@ -35,6 +35,10 @@ def main() -> None:
         status = 0
     except KeyboardInterrupt:
         status = 130
+    except SystemExit:
+        # Rich's way to say that nobody reads what it prints.
+        give_up(sys.stdout.fileno())
+        status = 0
     except Exception as error:
         status = _say_of_library(error)
     sys.exit(status if isinstance(status, int) else 0)

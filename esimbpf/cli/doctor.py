@@ -61,6 +61,7 @@ def doctor(
         from rich.console import Console
 
         console = Console(highlight=False)
-        console.print(findings_table(findings, ascii_only=not console.encoding.lower().startswith("utf")))
+        ascii_only = not console.encoding.lower().startswith("utf")
+        console.print(findings_table(findings, ascii_only, console.width))
     if not can_count(findings):
         raise typer.Exit(3)

@@ -32,4 +32,4 @@ def links(
     console = Console(highlight=False)
     if not console.is_terminal and not os.environ.get("COLUMNS"):
         console = Console(highlight=False, width=120)
-    console.print(links_table(found, counted))
+    console.print(links_table(found, counted, console.width))

@@ -15,7 +15,7 @@ import typer
 
 from esimbpf.cli.options import Common, Links, MaxProcesses, checked_interval, open_session
 from esimbpf.cli.streams import complain, give_up
-from esimbpf.errors import EsimbpfError, UsageError
+from esimbpf.errors import CannotError, EsimbpfError, UsageError
 from esimbpf.model import NOTHING, Counters, GroupBy, Kind, Process, Tick
 from esimbpf.text import printable
 from esimbpf.units import Units
@@ -78,11 +78,17 @@ def run(
         raise UsageError("there is no command to run", f"put it behind two dashes: esimbpf run -- {printable(example)}")
     checked_interval(interval)
     with ExitStack() as stack:
-        output = _opened(json, stack)
         session = stack.enter_context(
             open_session(common, links or (), interval, [GroupBy.PROCESS], max_processes, follow=True)
         )
-        cgroup = stack.enter_context(OwnCgroup(cgroup2_root(common.cgroup)))
+        try:
+            cgroup = stack.enter_context(OwnCgroup(cgroup2_root(common.cgroup)))
+        except CannotError:
+            # Ancestry tells the descendants too, where it can be followed.
+            if not session.can_follow:
+                raise
+            cgroup = None
+        output = _opened(json, stack)
         summary = _Run(session, cgroup, common.command, interval, wait).go()
         try:
             _report(summary, output, units)
@@ -129,7 +135,7 @@ class _Run:
     """One run of a command."""
 
     def __init__(
-        self, session: Session, cgroup: OwnCgroup, command: Sequence[str], interval_s: float, wait: bool
+        self, session: Session, cgroup: OwnCgroup | None, command: Sequence[str], interval_s: float, wait: bool
     ) -> None:
         self._session = session
         self._cgroup = cgroup
@@ -184,7 +190,8 @@ class _Run:
         os.close(failed_write)
         try:
             self._session.follow_command(child)
-            self._cgroup.take(child)
+            if self._cgroup:
+                self._cgroup.take(child)
         except OSError as error:
             os.close(go_write)
             os.waitpid(child, 0)
@@ -257,15 +264,14 @@ class _Run:
 
     def _running(self) -> frozenset[int]:
         """The pids of what the command has started and still runs, wherever it has gone."""
-        return self._session.living_descendants() | self._cgroup.running()
+        followed = self._session.living_descendants()
+        return followed | self._cgroup.running() if self._cgroup else followed
 
     def _belongs(self, process: Process) -> bool:
         """Whether a process is the command or a descendant of it."""
-        return (
-            (process.pid == self._child and process.start_ns >= self._forked_ns)
-            or self._session.descends(process)
-            or self._cgroup.has(process)
-        )
+        if process.pid == self._child and process.start_ns >= self._forked_ns:
+            return True
+        return self._session.descends(process) or (self._cgroup is not None and self._cgroup.has(process))
 
     def _note(self, tick: Tick, counted: bool) -> None:
         """Add what the command's processes moved in an interval."""
@@ -282,7 +288,8 @@ class _Run:
                 self._rows[row.id] = (row.name, row.app)
                 self._counters[row.id] = self._counters.get(row.id, NOTHING) + row.delta
                 moved += row.delta
-        seconds = max(tick.interval_s, 0.001)
+        # A shorter interval than the one asked for would make a peak of a few packets.
+        seconds = max(tick.interval_s, self._interval_s)
         self._peak = (max(self._peak[0], moved.rx_bytes / seconds), max(self._peak[1], moved.tx_bytes / seconds))
 
 

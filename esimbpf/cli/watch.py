@@ -44,8 +44,8 @@ def watch(
     Lines of an interval: `usage` for each row, then `link`, which is their sum. Counting has begun when `start` is
     printed. Ctrl-C, SIGTERM and --count end with one interval more that holds every row with its totals, then `end`.
 
-    [dim]Who used most in ten seconds:[/dim]
-    esimbpf watch --count 10 --by app | jq -r 'select(.type=="usage") | [.rx_bytes_total, .name] | @tsv' | sort -n
+    [dim]Bytes of each app in ten seconds:[/dim]
+    esimbpf watch --interval 10 --count 1 --by app | jq -r 'select(.kind=="app") | [.rx_bytes+.tx_bytes, .name] | @tsv'
     """
     from esimbpf.sinks.jsonlines import JsonLines
 

@@ -23,6 +23,7 @@ from esimbpf.errors import EsimbpfError, KernelLacks, NotPermitted
 from esimbpf.kernel import abi, libbpf
 from esimbpf.kernel.procfs import capabilities
 from esimbpf.kernel.programs import PROGRAMS, Hook, Program
+from esimbpf.machine import suffices
 from esimbpf.snapshot import FIRST_PROCESS_SLOT
 
 __all__ = ["BTF_VARIABLE", "OBJECT", "Engine", "Lost", "header_bytes", "kernel_btf", "load"]
@@ -64,7 +65,7 @@ def load(without: Collection[str], slots: int, links: int, follow: bool = False)
     lib = libbpf.library()
     loaded: int | None = lib.bpf_object__open_file(os.fsencode(OBJECT), None)
     if not loaded:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        raise OSError(ctypes.get_errno(), libbpf.strerror(ctypes.get_errno()))
     try:
         for program in PROGRAMS:
             if program.name in without:
@@ -162,12 +163,13 @@ class Engine:
                     return load(without, self.slots, self.links, follow)
             except OSError as error:
                 # Without CAP_PERFMON it is the verifier that refuses, with EACCES.
-                if error.errno == errno.EPERM or (
-                    error.errno == errno.EACCES and not capabilities() & {"CAP_PERFMON", "CAP_SYS_ADMIN"}
-                ):
+                privileged = suffices(capabilities())
+                if error.errno == errno.EPERM or (error.errno == errno.EACCES and not privileged):
                     raise NotPermitted(
                         "loading eBPF programs is not permitted",
-                        "run as root (sudo esimbpf …), or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN",
+                        "a seccomp filter or a security module forbids it, as those of containers do: run it outside"
+                        if privileged
+                        else "run as root (sudo esimbpf …), or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN",
                     ) from error
                 refused = self._refused(log.lines, without)
                 if refused is None or refused.required:

@@ -42,6 +42,7 @@ _BPF_SYSCALL: Final = {
 }
 
 _ALLOW_MULTI: Final = 1 << 1
+_OWN_ERRORS: Final = 4000
 _MOST_PROGRAMS: Final = 64  # BPF_CGROUP_MAX_PROGS, BPF_MPROG_MAX
 
 # struct bpf_prog_info up to its name: id, jited_prog_len, name.
@@ -78,6 +79,7 @@ def library() -> ctypes.CDLL:
         ) from error
     declarations: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "libbpf_version_string": (c_char_p, ()),
+        "libbpf_strerror": (c_int, (c_int, c_char_p, c_size_t)),
         "libbpf_set_print": (c_void_p, (c_void_p,)),
         "libbpf_num_possible_cpus": (c_int, ()),
         "bpf_object__open_file": (c_void_p, (c_char_p, c_void_p)),
@@ -143,11 +145,20 @@ def supports(kind: str, *numbers: int) -> bool | None:
     return bool(result) if result >= 0 else None
 
 
+def strerror(number: int) -> str:
+    """What an error number means, libbpf's own ones (from 4000 on, bpf/libbpf.h) included."""
+    if number < _OWN_ERRORS:
+        return os.strerror(number)
+    words = ctypes.create_string_buffer(128)
+    library().libbpf_strerror(number, words, len(words))
+    return words.value.decode(errors="replace")
+
+
 def check(result: int, what: str) -> int:
     """Pass on what a call returned; OSError if that is negative."""
     if result < 0:
         number = ctypes.get_errno() or -result
-        raise OSError(number, f"{what}: {os.strerror(number)}")
+        raise OSError(number, f"{what}: {strerror(number)}")
     return result
 
 

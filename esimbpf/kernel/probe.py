@@ -71,7 +71,7 @@ def probe(names: Sequence[str], cgroup: str | None) -> Machine:
     btf_bytes = _size(btf)
     cgroups = _cgroups(cgroup, bool(library.version))
     tried, asked = Tried(), Features({}, {}, 0, ())
-    if library.version and made.exists and btf_bytes and _may_load(rights):
+    if library.version and made.exists and not made.disagreements and btf_bytes and rights.may_load:
         tried = try_programs(cgroups.root)
         loaded = {program.name for program in tried.programs if program.loaded}
         if loaded or not any(program.forbidden for program in tried.programs):
@@ -110,13 +110,6 @@ def probe(names: Sequence[str], cgroup: str | None) -> Machine:
         links_error=error,
         self_test=None,
     )
-
-
-def _may_load(rights: Rights) -> bool:
-    """Whether the capabilities suffice for loading all programs; outside of the first user namespace none do."""
-    if rights.initial_user_namespace is False:
-        return False
-    return "CAP_SYS_ADMIN" in rights.capabilities or rights.capabilities >= {"CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"}
 
 
 # -- files -------------------------------------------------------------------------------

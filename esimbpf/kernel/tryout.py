@@ -233,7 +233,7 @@ def _opened() -> Iterator[int]:
     with libbpf.Log():
         handle: int | None = lib.bpf_object__open_file(os.fsencode(OBJECT), None)
     if not handle:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        raise OSError(ctypes.get_errno(), libbpf.strerror(ctypes.get_errno()))
     try:
         yield handle
     finally:

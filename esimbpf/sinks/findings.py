@@ -17,28 +17,41 @@ __all__ = ["findings_json", "findings_table"]
 
 _MARKS: Final = {State.WORKS: "✓", State.LOST: "!", State.MISSING: "✗", State.UNKNOWN: "?"}
 _ASCII_MARKS: Final = {State.WORKS: "+", State.LOST: "!", State.MISSING: "x", State.UNKNOWN: "?"}
+_NARROW: Final = 50
 _STYLES: Final = {State.WORKS: "green", State.LOST: "yellow", State.MISSING: "bold red", State.UNKNOWN: "dim"}
 
 
-def findings_table(findings: Sequence[Finding], ascii_only: bool = False) -> Group:
-    """A table of all findings by group, and what they come to; without Unicode if `ascii_only`."""
+def findings_table(findings: Sequence[Finding], ascii_only: bool = False, width: int = 80) -> Group:
+    """A table of all findings by group, and what they come to; without Unicode if `ascii_only`.
+
+    Where the terminal is narrow, what is said of a thing stands below its name.
+    """
     marks = _ASCII_MARKS if ascii_only else _MARKS
+    stacked = width < _NARROW
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    table.add_column(no_wrap=not stacked, overflow="fold")
+    if not stacked:
+        table.add_column(overflow="fold")
     first = True
     for group, members in groupby(findings, key=lambda finding: finding.group):
         if not first:
-            table.add_row("", "", "")
+            table.add_row()
         first = False
-        table.add_row("", Text(group, style="bold"), "")
+        table.add_row("", Text(group, style="bold"))
         rows = _merged(list(members))
+        alike = 1
         for (finding, title), (following, _) in zip(rows, [*rows[1:], (None, "")], strict=True):
             # What several need is said once, behind the last of them.
-            remedy = finding.remedy if following is None or following.remedy != finding.remedy else ""
+            again = following is not None and following.remedy == finding.remedy
+            remedy = "" if again or not finding.remedy else _remedy(finding.remedy, alike)
+            alike = alike + 1 if again else 1
             mark = Text(marks[finding.state], style=_STYLES[finding.state])
-            table.add_row(mark, Text(_ascii(title, ascii_only)), _words(finding, remedy, ascii_only))
+            name, words = Text(_ascii(title, ascii_only)), _words(finding, remedy, ascii_only)
+            if stacked:
+                table.add_row(mark, Text("\n").join([name, words]))
+            else:
+                table.add_row(mark, name, words)
     return Group(table, Text(""), Text(_ascii(_summary(findings), ascii_only)))
 
 
@@ -53,11 +66,16 @@ def _merged(findings: Sequence[Finding]) -> list[tuple[Finding, str]]:
 
 def _words(finding: Finding, remedy: str, ascii_only: bool) -> Text:
     words = Text(_ascii(finding.detail, ascii_only))
-    for label, text in (("lost: ", finding.lost), ("do: ", remedy)):
+    for text in ("lost: " + finding.lost if finding.lost else "", remedy):
         if text:
-            words.append("\n" + label, style="bold")
-            words.append(_ascii(text, ascii_only))
+            label, _, rest = text.partition(": ")
+            words.append(f"\n{label}: ", style="bold")
+            words.append(_ascii(rest, ascii_only))
     return words
+
+
+def _remedy(remedy: str, alike: int) -> str:
+    return f"do: {remedy}" if alike == 1 else f"do, for these {alike}: {remedy}"
 
 
 def _ascii(text: str, ascii_only: bool) -> str:

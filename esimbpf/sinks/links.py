@@ -19,11 +19,20 @@ if TYPE_CHECKING:
 __all__ = ["links_json", "links_table"]
 
 _RANKS = {Certainty.YES: 0, Certainty.WEAK: 1, Certainty.NO: 2}
+_NARROW = 60
 _STYLES = {Certainty.YES: "green", Certainty.WEAK: "yellow", Certainty.NO: "dim"}
 
 
-def links_table(found: Sequence[FoundLink], counted: Sequence[FoundLink]) -> Group:
-    """A table of all links, cellular ones first; those in `counted`, which need not be named, have an asterisk."""
+def links_table(found: Sequence[FoundLink], counted: Sequence[FoundLink], width: int = 80) -> Group:
+    """A table of all links, cellular ones first; those in `counted`, which need not be named, have an asterisk.
+
+    Where the terminal is narrow, a paragraph each instead of a row.
+    """
+    starred = {found_link.link.name for found_link in counted}
+    ordered = sorted(found, key=lambda one: (_RANKS[one.certainty], one.link.ifindex))
+    legend = Text(_legend(counted))
+    if width < _NARROW:
+        return Group(*(_paragraph(one, one.link.name in starred) for one in ordered), legend)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("link", no_wrap=True)
     table.add_column("kind", no_wrap=True)
@@ -31,8 +40,7 @@ def links_table(found: Sequence[FoundLink], counted: Sequence[FoundLink]) -> Gro
     table.add_column("addresses", overflow="fold", min_width=9)
     table.add_column("cellular", no_wrap=True)
     table.add_column("because", overflow="fold")
-    starred = {found_link.link.name for found_link in counted}
-    for found_link in sorted(found, key=lambda one: (_RANKS[one.certainty], one.link.ifindex)):
+    for found_link in ordered:
         link = found_link.link
         table.add_row(
             Text(("* " if link.name in starred else "  ") + link.name),
@@ -42,7 +50,19 @@ def links_table(found: Sequence[FoundLink], counted: Sequence[FoundLink]) -> Gro
             Text(found_link.certainty, style=_STYLES[found_link.certainty]),
             Text("\n".join(_reasons(found_link))),
         )
-    return Group(table, Text(""), Text(_legend(counted)))
+    return Group(table, Text(""), legend)
+
+
+def _paragraph(found_link: FoundLink, starred: bool) -> Text:
+    link = found_link.link
+    lines = [
+        f"{'* ' if starred else '  '}{link.name}",
+        f"  {link.kind}, {found_link.state}",
+        *(f"  {address}" for address in _told_apart(link.addresses)),
+        f"  cellular: {found_link.certainty}",
+        *(f"  {reason}" for reason in _reasons(found_link)),
+    ]
+    return Text("\n".join(lines) + "\n", overflow="fold")
 
 
 def _legend(counted: Sequence[FoundLink]) -> str:

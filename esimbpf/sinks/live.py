@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import termios
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import FrameType
 from typing import Final, Protocol
 
@@ -103,7 +104,7 @@ class _Top:
         """Until the user has seen enough."""
         with ExitStack() as stack:
             pace = stack.enter_context(Pace(self._interval_s, end_on=_ENDING, wake_on=(signal.SIGWINCH,)))
-            keyboard = stack.enter_context(Keyboard(sys.stdin.fileno())) if sys.stdin.isatty() else None
+            keyboard = self._keyboard(stack)
             self._view.keys = keyboard is not None
             live = stack.enter_context(
                 Live(
@@ -113,6 +114,15 @@ class _Top:
             self._stoppable(stack, keyboard, live)
             while self._show(live) and self._wait(pace, keyboard):
                 pass
+
+    @staticmethod
+    def _keyboard(stack: ExitStack) -> Keyboard | None:
+        """The terminal's keys; none without a terminal, or for a process in the background of one."""
+        if not sys.stdin.isatty():
+            return None
+        with suppress(termios.error):
+            return stack.enter_context(Keyboard(sys.stdin.fileno()))
+        return None
 
     def _stoppable(self, stack: ExitStack, keyboard: Keyboard | None, live: Live) -> None:
         """Ctrl-Z gives the terminal back, and `fg` takes it again."""

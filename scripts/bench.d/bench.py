@@ -43,6 +43,10 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+class BenchError(Exception):
+    """The figures would be wrong; what was seen, and what to do."""
+
+
 class Bench:
     """Two namespaces, the programs that make traffic, and the figures."""
 
@@ -205,7 +209,7 @@ class Bench:
             ),
         ):
             ratio = f"{ours / lone:.1f} times" if lone > 0 else "the increment is lost in the noise"
-            self.report(name, f"{ours:.1f} ns to {lone:.1f} ns: {ratio}", f"<= {most}", ours <= most * lone)
+            self.report(name, f"{ours:.1f} ns to {lone:.1f} ns: {ratio}", f"<= {most}", 0 < ours <= most * lone)
         for hook in ("sent", "delivered"):
             lone, call, storage, ours = (added[hook][v] for v in ("lone", "call", "storage", "ours"))
             self.report(
@@ -219,7 +223,14 @@ class Bench:
         before = _run_statistics(program)
         subprocess.run(self.inside(source, self.traffic, "flood", to, str(packets)), check=True, capture_output=True)
         after = _run_statistics(program)
-        return (after[0] - before[0]) / max(after[1] - before[1], 1)
+        # Whoever turns the machine-wide statistics off meanwhile would make everything cost nothing.
+        if after[1] - before[1] < packets or STATS.read_text().strip() != "1":
+            raise BenchError(
+                f"the kernel counted {after[1] - before[1]} of {packets} runs of a program: something else on this "
+                f"machine has changed {STATS}",
+                "end other benchmarks and profilers of BPF, and run it again",
+            )
+        return (after[0] - before[0]) / (after[1] - before[1])
 
     # -- (b), (c) --------------------------------------------------------------
 
@@ -356,6 +367,8 @@ def main() -> None:
                 file.write(json.dumps(bench.figures, indent=1) + "\n")
     except KeyboardInterrupt:
         sys.exit("scripts/bench: interrupted; what it made is removed")
+    except BenchError as error:
+        sys.exit("scripts/bench: {}\n  {}".format(*error.args))
 
 
 def _end(_number: int, _frame: object) -> None:

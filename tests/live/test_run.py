@@ -290,3 +290,30 @@ def test_the_commands_status_is_kept_though_its_object_cannot_be_written(lab: La
     assert done.returncode == 7
     assert "cannot write what the command has moved: No space left" in done.stderr
     assert len(done.stderr.splitlines()) == 2
+
+
+def test_three_capabilities_suffice(lab: Lab, sink: list[str]) -> None:
+    """Without the right to make a cgroup, ancestry tells the descendants."""
+    few = "+bpf,+perfmon,+net_admin"
+    less = [
+        "setpriv",
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        "--inh-caps",
+        few,
+        "--ambient-caps",
+        few,
+    ]
+    command = esimbpf("run", lab.link.name, "--", "sh", "-c", '"$0" -c "$1" "$2" "$3"; true', sys.executable)
+    done = subprocess.run(
+        lab.device.command(*less, *command, SEND + "send(703)", *sink),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{703 + HEADERS} B" in done.stderr

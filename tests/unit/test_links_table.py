@@ -132,3 +132,20 @@ def test_json_has_every_link_by_ifindex_with_what_is_known_of_it() -> None:
 
 def test_json_of_no_links_is_an_empty_list() -> None:
     assert json.loads(links_json([], [])) == {"type": "links", "v": 1, "links": []}
+
+
+def test_on_a_narrow_terminal_a_link_is_a_paragraph() -> None:
+    console = Console(width=20, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(links_table([LO, QMIMUX0], [QMIMUX0], width=20))
+    assert [line.rstrip() for line in capture.get().splitlines()][:9] == [
+        "* qmimux0",
+        "  none, up",
+        "  10.64.7.2",
+        "  2001:db8:1234:5678",
+        ":9abc:def0:1234:5678",
+        "  cellular: yes",
+        "  upon wwan0",
+        "",
+        "  lo",
+    ]
