@@ -124,6 +124,32 @@ class Bench:
                 time.sleep(0.002)
             yield program
 
+    @contextlib.contextmanager
+    def yardsticks(self) -> Iterator[Callable[[str], int]]:
+        """Gives the descriptors of the benchmark's own programs by name, as long as the `with`."""
+        lib = libbpf.library()
+        loaded = lib.bpf_object__open_file(os.fsencode(self.folder / "hooks.bpf.o"), None)
+        libbpf.check(lib.bpf_object__load(loaded), "loading the benchmark's programs")
+        try:
+            yield lambda name: int(lib.bpf_program__fd(libbpf.find_program(loaded, name)))
+        finally:
+            lib.bpf_object__close(loaded)
+
+    @contextlib.contextmanager
+    def empty_programs(self) -> Iterator[None]:
+        """Programs that do nothing, on the three hooks that counting cannot do without: what these take by themselves."""
+        enter(f"/run/netns/{self.device}")
+        ifindex = socket.if_nametoindex(LINK)
+        with contextlib.ExitStack() as stack:
+            fd = stack.enter_context(self.yardsticks())
+            directory = os.open(cgroup2_root(), os.O_RDONLY)
+            stack.callback(os.close, directory)
+            for place in (libbpf.TCX_EGRESS, libbpf.TCX_INGRESS):
+                stack.callback(os.close, libbpf.tcx_create(fd("tc_empty"), ifindex, place, "tcx"))
+            delivered = libbpf.link_create(fd("cgroup_empty"), directory, libbpf.CGROUP_INET_INGRESS, "cgroup")
+            stack.callback(os.close, delivered)
+            yield
+
     def watch(self) -> list[str]:
         # It must not outlive a killed benchmark.
         tied = ["setpriv", "--pdeathsig", "KILL"]
@@ -141,12 +167,6 @@ class Bench:
         say("(a) nanoseconds per packet of each hook")
         STATS.write_text("1")
         lib = libbpf.library()
-        loaded = lib.bpf_object__open_file(os.fsencode(self.folder / "hooks.bpf.o"), None)
-        libbpf.check(lib.bpf_object__load(loaded), "loading the benchmark's programs")
-
-        def fd(name: str) -> int:
-            return int(lib.bpf_program__fd(libbpf.find_program(loaded, name)))
-
         enter(f"/run/netns/{self.device}")
         ifindex = socket.if_nametoindex(LINK)
         places = {
@@ -157,6 +177,7 @@ class Bench:
         packets, rounds = (20_000, 6) if self.quick else (60_000, 12)
         costs: dict[str, dict[str, list[float]]] = {hook: {} for hook in places}
         with contextlib.ExitStack() as stack:
+            fd = stack.enter_context(self.yardsticks())
             engine = stack.enter_context(Engine(1024, 1))
             directory = os.open(cgroup2_root(), os.O_RDONLY)
             stack.callback(os.close, directory)
@@ -217,7 +238,6 @@ class Bench:
                 f"the socket's owner {storage - lone:.1f} ns, a counter {lone:.1f} ns, the rest {ours - storage:.1f} ns"
                 f"; a bare helper call would take {call - lone:.1f} ns",
             )
-        lib.bpf_object__close(loaded)
 
     def _cost(self, program: int, source: str, to: str, packets: int) -> float:
         before = _run_statistics(program)
@@ -239,7 +259,10 @@ class Bench:
         say("(b), (c) throughput kept")
         STATS.write_text("0")
         pairs = 4 if self.quick else 8
-        tracers: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {"esimbpf": self.watching}
+        tracers: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
+            "esimbpf": self.watching,
+            "empty programs on its hooks": self.empty_programs,
+        }
         if shutil.which("nethogs"):
             nethogs = self.inside(self.device, "nethogs", "-t", "-d", "1", LINK)
             tracers["nethogs"] = lambda: self.running(nethogs, "Refreshing")
