@@ -137,7 +137,7 @@ class Bench:
 
     @contextlib.contextmanager
     def empty_programs(self) -> Iterator[None]:
-        """Programs that do nothing, on the three hooks that counting cannot do without: what these take by themselves."""
+        """Programs that do nothing on the three hooks that counting needs: what these take by themselves."""
         enter(f"/run/netns/{self.device}")
         ifindex = socket.if_nametoindex(LINK)
         with contextlib.ExitStack() as stack:
