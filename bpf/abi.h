@@ -64,6 +64,7 @@ enum slot_state {
 	SLOT_FREE = 0,
 	SLOT_LIVE = 1,
 	SLOT_EXITED = 2,	/* its last thread has ended; orphaned sockets may still count */
+	SLOT_RETIRED = 3,	/* the reader is about to free it */
 };
 
 /*
@@ -73,7 +74,7 @@ enum slot_state {
  */
 struct slot {
 	__u32 generation;	/* written by the reader alone */
-	__u8 state;		/* enum slot_state; written by the kernel, set free by the reader */
+	__u8 state;		/* enum slot_state; written by the kernel, retired and set free by the reader */
 	__u8 shares;		/* the process may have shared sockets: it has forked, or could have passed some */
 	__u16 revision;		/* raised when the process's record has changed (exec) */
 };

@@ -23,7 +23,7 @@ from typing import Final
 from esimbpf.model import NOTHING, Counters, Kind
 from esimbpf.snapshot import LinkReading, ReservedSlot
 
-__all__ = ["Difference", "LinkDelta"]
+__all__ = ["Difference", "LinkDelta", "Standing"]
 
 FRAGMENTS_WAIT_NS: Final = 65 * 10**9
 """How long a fragment may wait for the others: 30 s for IPv4 (net.ipv4.ipfrag_time), 60 s for IPv6 (RFC 8200, 4.5)."""
@@ -46,6 +46,17 @@ class LinkDelta:
         return sum_of(self.processes.values()) + sum_of(self.others.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a link's counters have been told: what a Difference begins with to go on where another has ended."""
+
+    totals: Mapping[Kind, Counters]
+    """Of kernel, forwarded, unattributed and overflow; what is missing is nothing."""
+    no_ip: Counters = NOTHING
+    never_whole: Counters = NOTHING
+    """Received as fragments of what never became whole."""
+
+
 def sum_of(parts: Iterable[Counters]) -> Counters:
     """The sum of counters."""
     return sum(parts, start=NOTHING)
@@ -58,12 +69,22 @@ class Difference:
     at some of the processes only: what no socket took is then `unattributed` instead of `kernel`.
     """
 
-    def __init__(self, sees_all: bool = True) -> None:
+    def __init__(self, sees_all: bool = True, standing: Standing | None = None) -> None:
+        standing = standing or Standing({})
         self._sees_all = sees_all
-        self._totals = dict.fromkeys((Kind.KERNEL, Kind.FORWARDED, Kind.UNATTRIBUTED, Kind.OVERFLOW), NOTHING)
-        self._no_ip = NOTHING
+        self._totals = {
+            kind: standing.totals.get(kind, NOTHING)
+            for kind in (Kind.KERNEL, Kind.FORWARDED, Kind.UNATTRIBUTED, Kind.OVERFLOW)
+        }
+        self._no_ip = standing.no_ip
         self._waiting: deque[tuple[int, _Received]] = deque()
-        self._never_whole = _Received(0, 0)
+        self._never_whole = _Received.of(standing.never_whole)
+
+    @property
+    def standing(self) -> Standing:
+        """How far it has told."""
+        never_whole = Counters(rx_bytes=self._never_whole.bytes, rx_packets=self._never_whole.packets)
+        return Standing(dict(self._totals), self._no_ip, never_whole)
 
     def advance(self, reading: LinkReading, now_ns: int, final: bool = False) -> LinkDelta:
         """What has been added since the last call; `final` carries nothing over any more."""

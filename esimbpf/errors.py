@@ -5,7 +5,8 @@
     └── CannotError       3  this machine or user cannot do it
         ├── NotPermitted      no root, or a capability is missing
         ├── NoSuchLink        the link named is not there, or none is cellular
-        └── KernelLacks       the kernel has no BPF, no BTF, no cgroup v2, …
+        ├── KernelLacks       the kernel has no BPF, no BTF, no cgroup v2, …
+        └── LedgerError       the ledger cannot be read or written at the moment
 
 Each carries one line that says what is missing and one that says what to do.
 The command line catches the tree once, in its entry, and prints both.
@@ -17,6 +18,7 @@ __all__ = [
     "CannotError",
     "EsimbpfError",
     "KernelLacks",
+    "LedgerError",
     "NoSuchLink",
     "NotPermitted",
     "UsageError",
@@ -56,3 +58,7 @@ class NoSuchLink(CannotError):
 
 class KernelLacks(CannotError):
     """The kernel lacks what the work needs."""
+
+
+class LedgerError(CannotError):
+    """The ledger cannot be read or written at the moment; nothing that was in it is lost."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -20,11 +19,12 @@ from esimbpf.kernel.engine import Engine, header_bytes
 from esimbpf.kernel.links import FoundLink, LinkMonitor, follow, list_links
 from esimbpf.kernel.mounts import cgroup2_root
 from esimbpf.kernel.netns import cookie
+from esimbpf.kernel.pins import PinnedEngine, boot_id, pinned_here
 from esimbpf.kernel.reader import Reader
 from esimbpf.model import NOTHING, GroupBy, LinkTick, Process, Start, Tick
 from esimbpf.snapshot import FIRST_PROCESS_SLOT, ReservedSlot
 
-__all__ = ["DEFAULT_MAX_PROCESSES", "Session"]
+__all__ = ["DEFAULT_MAX_PROCESSES", "Session", "attach_all"]
 
 DEFAULT_MAX_PROCESSES: Final = 16384
 
@@ -71,30 +71,37 @@ class Session:
         self._gone: set[int] = set()
         self._overflow_shown = False
         with ExitStack() as undo:
-            self._engine = undo.enter_context(Engine(max_processes, len(links), follow=follow))
-            self._engine.set_namespace(cookie() or 0)
-            attached_to = cgroup2_root(cgroup)
-            self._engine.attach(attached_to)
-            # Else what no socket took may have been forwarded, or another cgroup's.
-            sees_all = attached_to == cgroup2_root() and all(
-                lost.program.name != "forwarded" for lost in self._engine.lost
-            )
+            pinned = None if cgroup else undo.enter_context(_pinned_for(links))
+            if pinned:
+                self._engine: Engine = pinned
+                numbers = [pinned.add(found.link.name) for found in links]
+                sees_all = pinned.about.sees_all
+            else:
+                self._engine = undo.enter_context(Engine(max_processes, len(links), follow=follow))
+                numbers = list(range(len(links)))
+                sees_all = attach_all(self._engine, cgroup)
             namer = Namer(rules)
             self._links = [
-                _Watched(index, found, LinkTally(namer, groupings), Difference(sees_all))
-                for index, found in enumerate(links)
+                _Watched(number, found, LinkTally(namer, groupings), Difference(sees_all))
+                for number, found in zip(numbers, links, strict=True)
             ]
             for watched, found in zip(self._links, links, strict=True):
                 if not self._attach(watched, found):
                     raise NoSuchLink(f"{found.link.name} has just vanished", "see what is there: esimbpf links")
-            self._reader = Reader(self._engine, len(links))
+            self._owns_slots = pinned is None
+            self._reader = Reader(self._engine, max(numbers) + 1, self._owns_slots)
+            if pinned:
+                # What was counted before is not this run's.
+                before = self._reader.read()
+                for watched in self._links:
+                    watched.difference.advance(before.links[watched.index], before.boottime_ns)
             self._undo = undo.pop_all()
         self._last_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         wall_ns = time.time_ns()
         self.start = Start(
             time=_utc(wall_ns),
             host=socket.gethostname(),
-            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+            boot_id=boot_id(),
             boot_time_ns=wall_ns - self._last_ns,
             engine=self._engine.name,
             interval_s=interval_s,
@@ -128,10 +135,13 @@ class Session:
         """
         self.follow_links()
         snapshot = self._reader.read()
+        if self._owns_slots:
+            self._reader.take_back()
         self._interval_s = (snapshot.boottime_ns - self._last_ns) / 1e9
         self._last_ns = snapshot.boottime_ns
         self._time = _utc(snapshot.wall_ns)
-        for watched, reading in zip(self._links, snapshot.links, strict=True):
+        for watched in self._links:
+            reading = snapshot.links[watched.index]
             delta = watched.difference.advance(reading, snapshot.boottime_ns, final)
             watched.tally.add(delta, snapshot.processes, snapshot.exited)
             watched.delta = delta.total
@@ -154,6 +164,7 @@ class Session:
     def follow_command(self, pid: int) -> None:
         """Know the descendants of a command from now on; call it before the command has any."""
         self._engine.follow(pid)
+        self._undo.callback(self._engine.unfollow, pid)
 
     def descends(self, process: Process) -> bool:
         """Whether a process is a descendant of a command that is followed."""
@@ -226,6 +237,29 @@ class Session:
             if not watched.present
         ]
         return tuple(warnings)
+
+
+def attach_all(engine: Engine, cgroup: str | None = None) -> bool:
+    """Attach all that knows no link; whether all received packets are then seen, wherever they go."""
+    engine.set_namespace(cookie() or 0)
+    attached_to = cgroup2_root(cgroup)
+    engine.attach(attached_to)
+    # Else what no socket took may have been forwarded, or another cgroup's.
+    return attached_to == cgroup2_root() and all(lost.program.name != "forwarded" for lost in engine.lost)
+
+
+@contextmanager
+def _pinned_for(links: Sequence[FoundLink]) -> Iterator[PinnedEngine | None]:
+    """What is pinned, if it counts all of these links already."""
+    engine = pinned_here()
+    if engine and any(engine.number(found.link.name) is None for found in links):
+        engine.close()
+        engine = None
+    if engine is None:
+        yield None
+    else:
+        with engine:
+            yield engine
 
 
 def _utc(epoch_ns: int) -> datetime:

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from esimbpf import __version__
+from esimbpf.cli.attach import attach, detach, status
+from esimbpf.cli.daemon import daemon
 from esimbpf.cli.demo import demo
 from esimbpf.cli.doctor import doctor
 from esimbpf.cli.links import links
@@ -17,6 +19,7 @@ from esimbpf.cli.top import top
 from esimbpf.cli.watch import watch
 from esimbpf.config import DEFAULT_PATH
 from esimbpf.errors import UsageError
+from esimbpf.ledger.database import DEFAULT_STATE_DIR
 
 app = typer.Typer(
     name="esimbpf",
@@ -54,6 +57,9 @@ def common(
             show_default=False,
         ),
     ] = None,
+    state_dir: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the daemon keeps the ledger.")
+    ] = DEFAULT_STATE_DIR,
     version: Annotated[
         bool,
         typer.Option("--version", metavar="", callback=_show_version, is_eager=True, help="Show the version and end."),
@@ -63,7 +69,7 @@ def common(
     command: tuple[str, ...] = context.obj or ()
     if command and context.invoked_subcommand != "run":
         raise UsageError("only `run` takes a command behind --", "for example: esimbpf run -- curl -O …")
-    context.obj = Common(netns, engine, cgroup, config, command)
+    context.obj = Common(netns, engine, cgroup, config, state_dir, command)
     if netns is not None:
         from esimbpf.kernel.netns import enter
 
@@ -74,5 +80,9 @@ app.command()(top)
 app.command()(watch)
 app.command()(run)
 app.command()(links)
+app.command()(attach)
+app.command()(detach)
+app.command()(status)
+app.command()(daemon)
 app.command()(demo)
 app.command()(doctor)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from esimbpf.errors import UsageError
+from esimbpf.ledger.database import DEFAULT_STATE_DIR
 from esimbpf.model import GroupBy
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Common:
     cgroup: str | None
     config: Path | None = None
     """None for the default file, which need not be there."""
+    state_dir: Path = DEFAULT_STATE_DIR
+    """Where the ledger is."""
     command: tuple[str, ...] = ()
     """What stands behind `--`."""
 

@@ -15,6 +15,8 @@ from typing import Final
 from esimbpf.model import Process
 from esimbpf.text import printable
 
+VERSION: Final = 1
+"""ESIMBPF_ABI_VERSION: what is pinned is of this version, or cannot be read."""
 MAX_LINKS: Final = 8
 COMM_BYTES: Final = 16
 PATH_BYTES: Final = 256
@@ -51,6 +53,7 @@ class SlotState(IntEnum):
     FREE = 0
     LIVE = 1
     EXITED = 2
+    RETIRED = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ import mmap
 import os
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
 from esimbpf.errors import EsimbpfError, KernelLacks, NotPermitted
 from esimbpf.kernel import abi, libbpf
@@ -26,7 +26,7 @@ from esimbpf.kernel.programs import PROGRAMS, Hook, Program
 from esimbpf.machine import suffices
 from esimbpf.snapshot import FIRST_PROCESS_SLOT
 
-__all__ = ["BTF_VARIABLE", "OBJECT", "Engine", "Lost", "header_bytes", "kernel_btf", "load"]
+__all__ = ["BTF_VARIABLE", "MAPS", "OBJECT", "Engine", "Lost", "header_bytes", "kernel_btf", "load"]
 
 OBJECT: Final = Path(__file__).with_name("esimbpf.bpf.o")
 _BTF: Final = "/sys/kernel/btf/vmlinux"
@@ -35,6 +35,13 @@ BTF_VARIABLE: Final = "ESIMBPF_BTF"
 
 _HEADER_BYTES: Final = {1: 14, 772: 14}
 """Link-layer header by ARPHRD_* (linux/if_arp.h): Ethernet and loopback. Raw IP, PPP, TUN and tunnels have none."""
+
+MAPS: Final = (
+    *("usage_blocks", "slots", "processes", "free_slots", "process_slots", "commands", "descendants", ".bss"),
+    # Named so that pins keep them, too.
+    *("owners", "echo_senders", "deliveries"),
+)
+"""The maps of the object; those of the second line concern the programs alone."""
 
 _FAILED_PROGRAM: Final = re.compile(r"prog '(\w+)': (?:failed to|BPF program load failed|-- BEGIN|couldn't|invalid)")
 
@@ -57,10 +64,13 @@ class Lost:
     reason: str
 
 
-def load(without: Collection[str], slots: int, links: int, follow: bool = False) -> int:
+def load(
+    without: Collection[str], slots: int, links: int, follow: bool = False, maps: Mapping[str, int] | None = None
+) -> int:
     """Load the object without some of its programs, with room for that many slots and links; gives its handle.
 
-    With `follow`, commands can be followed. OSError if the kernel or libbpf refuses; libbpf has said why.
+    With `follow`, commands can be followed. `maps` are used again instead of new ones.
+    OSError if the kernel or libbpf refuses; libbpf has said why.
     """
     lib = libbpf.library()
     loaded: int | None = lib.bpf_object__open_file(os.fsencode(OBJECT), None)
@@ -80,6 +90,8 @@ def load(without: Collection[str], slots: int, links: int, follow: bool = False)
             ("descendants", abi.DESCENDANTS if follow else 1),
         ):
             libbpf.check(lib.bpf_map__set_max_entries(libbpf.find_map(loaded, name), entries), name)
+        for name, fd in (maps or {}).items():
+            libbpf.check(lib.bpf_map__reuse_fd(libbpf.find_map(loaded, name), fd), name)
         size = ctypes.c_size_t()
         settings = lib.bpf_map__initial_value(libbpf.find_map(loaded, ".rodata"), ctypes.byref(size))
         packed = abi.SETTINGS.pack(slots, links, "process_forked" not in without, follow)
@@ -95,23 +107,43 @@ class Engine:
     """The loaded object: its maps, and what is attached where.
 
     There will be room for `processes` at once on each of `links` links. With `follow`, the descendants of commands
-    can be followed, which costs each fork on the machine some 20 ns.
+    can be followed, which costs each fork on the machine some 20 ns. `maps` are those of an engine to be relieved.
     Raises NotPermitted without the right to load, KernelLacks when a required program is refused.
     """
 
     name = "libbpf"
 
-    def __init__(self, processes: int, links: int, skip: frozenset[str] = frozenset(), follow: bool = False) -> None:
+    def __init__(
+        self,
+        processes: int,
+        links: int,
+        skip: frozenset[str] = frozenset(),
+        follow: bool = False,
+        maps: Mapping[str, int] | None = None,
+    ) -> None:
+        self._prepare(processes, links)
+        self._object: int | None = self._load(set(skip), follow, maps)
+        self._open(self._loaded_map, self._loaded_program)
+        if maps is None:
+            for slot in range(self.last_slot, FIRST_PROCESS_SLOT - 1, -1):
+                self.free_slots.push(slot)
+
+    def _prepare(self, processes: int, links: int) -> None:
+        """Sizes, and that nothing is attached yet."""
         wanted = processes + FIRST_PROCESS_SLOT
         self.last_slot = wanted - 1
         self.slots = -(-wanted // abi.USAGES_PER_BLOCK) * abi.USAGES_PER_BLOCK
         self.links = links
         self.lost: list[Lost] = []
-        self._descriptors: list[int] = []
+        self._descriptors: dict[str, int] = {}
         self._link_descriptors: dict[int, list[int]] = {}
         self._filters: dict[int, int] = {}
-        self._object = self._load(set(skip), follow)
+
+    def _open(self, map_fd: Callable[[str], int], program_fd: Callable[[str], int | None]) -> None:
+        """Take hold of the maps and programs, wherever they come from."""
         self.cpus = libbpf.check(libbpf.library().libbpf_num_possible_cpus(), "possible CPUs")
+        self._maps = {name: map_fd(name) for name in MAPS}
+        self._programs = {program.name: program_fd(program.name) for program in PROGRAMS}
         self.usage_blocks = self._map("usage_blocks", abi.USAGE_BLOCK.size * self.cpus)
         self.slot_states = self._map("slots", abi.SLOT.size)
         self.processes = self._map("processes", abi.PROCESS.size)
@@ -121,10 +153,8 @@ class Engine:
         self._descendants = self._map("descendants", abi.DESCENDANT.size)
         self._watched = mmap.mmap(self._map(".bss", 0).fd, abi.WATCHED_LINKS.size)
         self.state_memory = mmap.mmap(self.slot_states.fd, self.slots * abi.SLOT.size, prot=mmap.PROT_READ)
-        for slot in range(self.last_slot, FIRST_PROCESS_SLOT - 1, -1):
-            self.free_slots.push(slot)
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -137,14 +167,15 @@ class Engine:
         for index in list(self._link_descriptors) + list(self._filters):
             self.detach_link(index)
         while self._descriptors:
-            os.close(self._descriptors.pop())
+            os.close(self._descriptors.popitem()[1])
         self._watched.close()
         self.state_memory.close()
-        libbpf.library().bpf_object__close(self._object)
+        if self._object:
+            libbpf.library().bpf_object__close(self._object)
 
     # -- loading -----------------------------------------------------------------
 
-    def _load(self, without: set[str], follow: bool) -> int:
+    def _load(self, without: set[str], follow: bool, maps: Mapping[str, int] | None) -> int:
         """Load the object, leaving out optional programs that the kernel refuses, one by one."""
         btf = kernel_btf()
         if not os.path.exists(btf):
@@ -160,7 +191,7 @@ class Engine:
         while True:
             try:
                 with libbpf.Log() as log:
-                    return load(without, self.slots, self.links, follow)
+                    return load(without, self.slots, self.links, follow, maps)
             except OSError as error:
                 # Without CAP_PERFMON it is the verifier that refuses, with EACCES.
                 privileged = suffices(capabilities())
@@ -191,14 +222,21 @@ class Engine:
                 return next((p for p in PROGRAMS if p.name == found[1] and p.name not in without), None)
         return None
 
+    def _loaded_map(self, name: str) -> int:
+        assert self._object
+        return libbpf.check(libbpf.library().bpf_map__fd(libbpf.find_map(self._object, name)), f"map {name}")
+
+    def _loaded_program(self, name: str) -> int | None:
+        assert self._object
+        fd: int = libbpf.library().bpf_program__fd(libbpf.find_program(self._object, name))
+        return fd if fd >= 0 else None
+
     def _map(self, name: str, value_bytes: int) -> libbpf.Map:
-        fd = libbpf.library().bpf_map__fd(libbpf.find_map(self._object, name))
-        return libbpf.Map(name, libbpf.check(fd, f"map {name}"), value_bytes)
+        return libbpf.Map(name, self._maps[name], value_bytes)
 
     def program_fd(self, name: str) -> int | None:
         """The descriptor of a loaded program; None if it was left out."""
-        fd: int = libbpf.library().bpf_program__fd(libbpf.find_program(self._object, name))
-        return fd if fd >= 0 else None
+        return self._programs[name]
 
     def _required_fd(self, name: str) -> int:
         fd = self.program_fd(name)
@@ -228,13 +266,13 @@ class Engine:
         match program.hook:
             case Hook.CGROUP_INGRESS:
                 link = libbpf.link_create(fd, cgroup, libbpf.CGROUP_INET_INGRESS, "cgroup ingress")
-                self._descriptors.append(link)
+                self._descriptors[program.name] = link
             case Hook.CGROUP_SOCK_CREATE:
                 link = libbpf.link_create(fd, cgroup, libbpf.CGROUP_INET_SOCK_CREATE, "cgroup sock_create")
-                self._descriptors.append(link)
+                self._descriptors[program.name] = link
             case Hook.TRACEPOINT:
                 opened = libbpf.library().bpf_raw_tracepoint_open(None, fd)
-                self._descriptors.append(libbpf.check(opened, "tracepoint"))
+                self._descriptors[program.name] = libbpf.check(opened, "tracepoint")
             case Hook.ITERATOR:
                 self._run_iterator(fd)
             case Hook.TC_EGRESS | Hook.TC_INGRESS:
@@ -318,11 +356,30 @@ class Engine:
         """Name the network namespace of the links; received packets of others' sockets are left out."""
         self._watched[0:8] = cookie.to_bytes(8, sys.byteorder)
 
+    def watched_ifindex(self, index: int) -> int:
+        """The interface that the programs count as link number `index`; 0 if they count none."""
+        at = abi.LINK_OFFSET + index * abi.LINK_BYTES
+        return int.from_bytes(self._watched[at : at + 4], sys.byteorder)
+
+    def pin(self, folder: Path) -> None:
+        """Pin maps, programs and what is attached, but for links' programs, below a folder on bpffs; OSError."""
+        for name, fd in self._maps.items():
+            libbpf.pin(fd, folder / "maps" / name.lstrip("."))
+        for name, program in self._programs.items():
+            if program is not None:
+                libbpf.pin(program, folder / "programs" / name)
+        for name, fd in self._descriptors.items():
+            libbpf.pin(fd, folder / "hooks" / name)
+
     # -- commands ----------------------------------------------------------------
 
     def follow(self, pid: int) -> None:
         """Know the descendants of a command from now on, before it has any."""
         self._commands.update(pid, b"\1")
+
+    def unfollow(self, pid: int) -> None:
+        """Follow a command no longer."""
+        self._commands.delete(pid.to_bytes(4, sys.byteorder))
 
     def descends(self, pid: int, start_ns: int) -> bool:
         """Whether a process is a descendant of a command that is followed, wherever it has gone since."""

@@ -14,6 +14,7 @@ from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_size_t, c_uint32, 
 from dataclasses import dataclass
 from errno import ENOENT
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 from esimbpf.errors import KernelLacks
@@ -47,6 +48,10 @@ _MOST_PROGRAMS: Final = 64  # BPF_CGROUP_MAX_PROGS, BPF_MPROG_MAX
 
 # struct bpf_prog_info up to its name: id, jited_prog_len, name.
 _PROGRAM_INFO: Final = struct.Struct("=4xI8xI44x16s")
+
+# struct bpf_link_info of tcx: type, id, prog_id, and behind a hole of four bytes tcx.ifindex.
+_LINK_INFO: Final = struct.Struct("=3I4xI")
+_ARRAY: Final = 2  # BPF_MAP_TYPE_ARRAY
 
 _WARNING: Final = 0  # enum libbpf_print_level
 
@@ -100,7 +105,12 @@ def library() -> ctypes.CDLL:
             c_int,
             (c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p),
         ),
+        "bpf_map_create": (c_int, (c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p)),
+        "bpf_obj_pin": (c_int, (c_int, c_char_p)),
+        "bpf_obj_get": (c_int, (c_char_p,)),
         "bpf_link_create": (c_int, (c_int, c_int, c_int, c_void_p)),
+        "bpf_link_update": (c_int, (c_int, c_int, c_void_p)),
+        "bpf_map__reuse_fd": (c_int, (c_void_p, c_int)),
         "bpf_iter_create": (c_int, (c_int,)),
         "bpf_raw_tracepoint_open": (c_int, (c_char_p, c_int)),
         "bpf_object__next_program": (c_void_p, (c_void_p, c_void_p)),
@@ -337,6 +347,36 @@ def programs_at(target: int, attach_type: int) -> Attached:
             os.close(fd)
     in_cgroup = attach_type not in (TCX_INGRESS, TCX_EGRESS)
     return Attached(tuple(programs), in_cgroup and bool(programs) and not flags.value & _ALLOW_MULTI)
+
+
+def pin(fd: int, path: Path) -> None:
+    """Keep a map, program or link alive by a name on bpffs, for as long as that exists."""
+    check(library().bpf_obj_pin(fd, os.fsencode(path)), f"pin {path.name}")
+
+
+def pinned(path: Path) -> int:
+    """A descriptor of what is pinned there; OSError with ENOENT if nothing is."""
+    return check(library().bpf_obj_get(os.fsencode(path)), f"pin {path.name}")
+
+
+def array_create(name: str, value_bytes: int) -> Map:
+    """A new array map of one entry."""
+    fd = check(library().bpf_map_create(_ARRAY, name.encode(), 4, value_bytes, 1, None), f"map {name}")
+    return Map(name, fd, value_bytes)
+
+
+def link_interface(fd: int) -> int:
+    """The ifindex on which a tcx link is; 0 if its interface is gone."""
+    raw = ctypes.create_string_buffer(_LINK_INFO.size)
+    size = c_uint32(len(raw))
+    check(library().bpf_obj_get_info_by_fd(fd, raw, byref(size)), "link's info")
+    _type, _id, _program, ifindex = _LINK_INFO.unpack(raw)
+    return int(ifindex)
+
+
+def link_update(fd: int, program_fd: int) -> None:
+    """Put another program in the place of the one that a link has, between two packets."""
+    check(library().bpf_link_update(fd, program_fd, None), "link update")
 
 
 def link_create(program_fd: int, target: int, attach_type: int, what: str) -> int:

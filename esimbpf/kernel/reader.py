@@ -99,10 +99,14 @@ class _Known:
 
 
 class Reader:
-    """Turns the maps into snapshots, and takes back the slots of ended processes."""
+    """Turns the maps into snapshots, and takes back the slots of ended processes.
 
-    def __init__(self, engine: Engine, links: int) -> None:
+    Of several readers of the same maps only one may own the slots, and call `take_back`.
+    """
+
+    def __init__(self, engine: Engine, links: int, owns_slots: bool = True) -> None:
         self._engine = engine
+        self._owns_slots = owns_slots
         self._blocks_per_link = engine.slots // abi.USAGES_PER_BLOCK
         self._batch = Batch(engine.usage_blocks, self._blocks_per_link * links, abi.USAGE_BLOCK.size * engine.cpus)
         self._before = bytes(len(self._batch.read()))
@@ -110,9 +114,10 @@ class Reader:
         self._states = bytes(engine.slots * abi.SLOT.size)
         self._known: dict[int, _Known] = {}
         self._exited: dict[int, int] = {}
-        self._retired: list[int] = []
+        # Those that an owner before this one has not come to free.
+        self._retired = self._in_state(SlotState.RETIRED) if owns_slots else []
         self._looked_for_exits_ns = 0
-        self._finds_exits = engine.program_fd("process_exited") is None
+        self._finds_exits = owns_slots and engine.program_fd("process_exited") is None
 
     def read(self) -> Snapshot:
         """Read all counters."""
@@ -137,15 +142,13 @@ class Reader:
             readings.append(LinkReading(at_once, added[link]))
         active = {slot for reading in readings for slot in reading.processes}
         ended = self._note_states(states, active, now_ns)
-        snapshot = Snapshot(
+        return Snapshot(
             boottime_ns=now_ns,
             wall_ns=wall_ns,
             links=tuple(readings),
             processes={slot: self._process(slot) for slot in active},
             exited=tuple(self._process(slot) for slot in ended if slot in self._known),
         )
-        self._take_back(now_ns)
-        return snapshot
 
     def _received(self, link: int) -> dict[ReservedSlot, Counters]:
         """The reserved slots of a link, of each CPU at a moment when it is not in the middle of a packet."""
@@ -209,31 +212,35 @@ class Reader:
         self._known[slot] = _Known(generation, revision, process)
         return process
 
-    def _take_back(self, now_ns: int) -> None:
-        """Free the slots of ended processes, in two steps.
+    def take_back(self) -> None:
+        """Free the slots of ended processes, in two steps; call it when the last reading is safe with its user.
 
         First the generation is raised: sockets that still hold the slot count as unattributed from then on.
         With the next reading, which has the last bytes counted before, the slot can go to another process.
         """
+        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         for slot in self._retired:
             self._known.pop(slot, None)
+            generation, _state, _shares, revision = abi.SLOT.unpack_from(self._states, slot * abi.SLOT.size)
+            self._engine.slot_states.update(slot, abi.SLOT.pack(generation, SlotState.FREE, 0, revision))
             self._engine.free_slots.push(slot)
         self._retired = []
-        scarce = bool(self._exited) and self._free() < self._engine.slots // 8
+        scarce = bool(self._exited) and len(self._in_state(SlotState.FREE)) < self._engine.slots // 8
         for slot, since_ns in list(self._exited.items()):
             unused = slot not in self._known
             idle_ns = now_ns - since_ns
             if unused or idle_ns >= QUIET_NS or (scarce and idle_ns > 0):
                 generation, _state, _shares, revision = abi.SLOT.unpack_from(self._states, slot * abi.SLOT.size)
-                freed = abi.SLOT.pack((generation + 1) & 0xFFFFFFFF, SlotState.FREE, 0, revision)
-                self._engine.slot_states.update(slot, freed)
+                retired = abi.SLOT.pack((generation + 1) & 0xFFFFFFFF, SlotState.RETIRED, 0, revision)
+                self._engine.slot_states.update(slot, retired)
                 del self._exited[slot]
                 self._retired.append(slot)
 
-    def _free(self) -> int:
-        """Slots that a new process can still get."""
-        states = self._states[FIRST_PROCESS_SLOT * abi.SLOT.size : (self._engine.last_slot + 1) * abi.SLOT.size]
-        return sum(state == SlotState.FREE for _generation, state, _shares, _revision in abi.SLOT.iter_unpack(states))
+    def _in_state(self, wanted: SlotState) -> list[int]:
+        """The slots of processes that are in this state now."""
+        last = self._engine.last_slot + 1
+        states = abi.SLOT.iter_unpack(self._engine.state_memory[: last * abi.SLOT.size])
+        return [slot for slot, (_, state, _, _) in enumerate(states) if state == wanted and slot >= FIRST_PROCESS_SLOT]
 
     def _look_for_exits(self, now_ns: int) -> None:
         """Without the tracepoint: slots whose process is no longer in /proc are marked as exited."""

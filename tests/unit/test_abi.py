@@ -151,3 +151,7 @@ def test_libbpf_attribute_of_tcx_has_the_kernels_layout() -> None:
     assert TcxAttr.relative_fd.offset == 16
     assert TcxAttr.expected_revision.offset == 24
     assert ctypes.sizeof(TcxAttr) == 32
+
+
+def test_the_version_is_the_headers(tmp_path: Path) -> None:
+    assert say(tmp_path, "ESIMBPF_ABI_VERSION") == [abi.VERSION]

@@ -1,0 +1,78 @@
+"""What is attached for good, and how it is."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from esimbpf.errors import EsimbpfError, NotPermitted
+from esimbpf.health import Health, LinkHealth, ProgramHealth
+from esimbpf.kernel import abi, pins
+from esimbpf.kernel.links import list_links
+from esimbpf.kernel.programs import PROGRAMS
+from esimbpf.kernel.reader import Reader
+from esimbpf.model import Counters
+from esimbpf.snapshot import FIRST_PROCESS_SLOT, LinkReading, ReservedSlot
+
+__all__ = ["health"]
+
+
+def health() -> Health:
+    """How what is pinned is; `attached` is False if nothing is. Raises NotPermitted where pins may not be seen."""
+    strangers = tuple(str(path) for path in pins.foreign())
+    try:
+        engine = pins.PinnedEngine()
+    except FileNotFoundError:
+        return Health(attached=False, strangers=strangers)
+    except NotPermitted:
+        raise
+    except EsimbpfError as error:
+        return Health(attached=False, strangers=(*strangers, error.message))
+    with engine:
+        about = engine.about
+        lost = dict(about.lost)
+        readings = Reader(engine, len(about.links), owns_slots=False).read().links if about.links else ()
+        names = {found.link.ifindex: found.link.name for found in list_links()}
+        first, last = FIRST_PROCESS_SLOT * abi.SLOT.size, (engine.last_slot + 1) * abi.SLOT.size
+        states = [state for _, state, _, _ in abi.SLOT.iter_unpack(engine.state_memory[first:last])]
+        return Health(
+            attached=True,
+            attach_id=about.attach_id,
+            version=about.version,
+            engine=engine.name,
+            since_s=about.started_wall_ns / 1e9,
+            uptime_s=(time.clock_gettime_ns(time.CLOCK_BOOTTIME) - about.started_boottime_ns) / 1e9,
+            programs=tuple(
+                ProgramHealth(program.name, engine.program_fd(program.name) is not None, lost.get(program.name, ""))
+                for program in PROGRAMS
+            ),
+            links=tuple(
+                LinkHealth(
+                    name=name,
+                    ifindex=engine.watched_ifindex(number),
+                    counted=names.get(engine.watched_ifindex(number)) == name,
+                    total=_total(reading),
+                    overflow=reading.reserved[ReservedSlot.OVERFLOW],
+                )
+                for number, (name, reading) in enumerate(zip(about.links, readings, strict=True))
+            ),
+            slots=len(states),
+            slots_used=sum(state != abi.SlotState.FREE for state in states),
+            slots_ended=sum(state == abi.SlotState.EXITED for state in states),
+            strangers=strangers,
+        )
+
+
+def _total(reading: LinkReading) -> Counters:
+    """What has crossed a link since it was attached: received as it came in, sent as the sum of all rows."""
+    rows = [*reading.processes.values(), *(reading.reserved[slot] for slot in _ROWS)]
+    arrived = reading.reserved[ReservedSlot.LINK]
+    return Counters(
+        arrived.rx_bytes,
+        sum(row.tx_bytes for row in rows),
+        arrived.rx_packets,
+        sum(row.tx_packets for row in rows),
+    )
+
+
+_ROWS: Final = (ReservedSlot.KERNEL, ReservedSlot.FORWARDED, ReservedSlot.UNATTRIBUTED, ReservedSlot.OVERFLOW)

@@ -1,0 +1,365 @@
+"""Counting that outlives every command: programs, links and maps that are kept by their names on bpffs.
+
+    /sys/fs/bpf/esimbpf/v1/            v and the version of bpf/abi.h
+        about                          map: what was attached, when and to what, as JSON
+        maps/NAME  programs/NAME  hooks/NAME  hooks/LINK-INDEX-egress  hooks/LINK-INDEX-ingress
+
+What is pinned counts with no process running, until its pins are removed or the machine is shut down.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final, Self
+
+import orjson
+
+from esimbpf.errors import CannotError, EsimbpfError, KernelLacks, NoSuchLink, NotPermitted
+from esimbpf.kernel import abi, libbpf
+from esimbpf.kernel.engine import Engine, Lost, header_bytes
+from esimbpf.kernel.links import FoundLink
+from esimbpf.kernel.mounts import mount_points
+from esimbpf.kernel.netns import cookie
+from esimbpf.kernel.programs import PROGRAMS, Hook, Program
+from esimbpf.snapshot import FIRST_PROCESS_SLOT
+from esimbpf.text import printable
+
+__all__ = [
+    "PINS_VARIABLE",
+    "About",
+    "PinnedEngine",
+    "attach",
+    "boot_id",
+    "changing",
+    "foreign",
+    "pinned_here",
+    "place",
+    "remove",
+]
+
+PINS_VARIABLE: Final = "ESIMBPF_PINS"
+"""Environment variable naming the folder on bpffs; for tests, which keep out of the machine's own."""
+
+_BPFFS: Final = "/sys/fs/bpf"
+_ABOUT_BYTES: Final = 4096
+_LOCK: Final = Path("/run/esimbpf.lock")
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What was pinned; it is kept beside the pins."""
+
+    attach_id: str
+    """Of this attachment alone, so that its counters are told from those of any other."""
+    boot_id: str
+    netns_cookie: int
+    started_boottime_ns: int
+    started_wall_ns: int
+    processes: int
+    """Room for so many at once."""
+    links: tuple[str, ...]
+    """The names of the links by their number."""
+    sees_all: bool
+    """See Difference."""
+    lost: tuple[tuple[str, str], ...]
+    """Optional programs that are not attached, and why."""
+    version: str
+
+    def packed(self) -> bytes:
+        """As it is kept."""
+        raw = orjson.dumps(asdict(self))
+        if len(raw) >= _ABOUT_BYTES:
+            raise EsimbpfError("too much is to be kept about what is attached", "name fewer links")
+        return raw.ljust(_ABOUT_BYTES, b"\0")
+
+    @classmethod
+    def unpacked(cls, raw: bytes) -> Self:
+        """What was kept; ValueError, TypeError or KeyError if it is of another version."""
+        read = orjson.loads(raw.rstrip(b"\0"))
+        read["links"] = tuple(read["links"])
+        read["lost"] = tuple((name, reason) for name, reason in read["lost"])
+        return cls(**read)
+
+
+def _top() -> Path:
+    return Path(os.environ.get(PINS_VARIABLE) or f"{_BPFFS}/esimbpf")
+
+
+def place() -> Path:
+    """Where this version's pins are."""
+    return _top() / f"v{abi.VERSION}"
+
+
+def foreign() -> tuple[Path, ...]:
+    """Pins of other versions of the programs, which this one cannot read."""
+    with suppress(OSError):
+        return tuple(path for path in sorted(_top().iterdir()) if re.fullmatch(r"v\d+", path.name) and path != place())
+    return ()
+
+
+@contextmanager
+def changing() -> Iterator[None]:
+    """Hold the lock under which pins are made, changed and removed. Waits for whoever has it."""
+    try:
+        lock = open(_LOCK, "a", encoding="ascii")  # noqa: SIM115 -- closed below
+    except PermissionError as error:
+        raise NotPermitted("may not attach or detach for good", "run as root") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class PinnedEngine(Engine):
+    """The pinned programs and maps, opened anew; closing it leaves them as they are.
+
+    OSError with ENOENT if nothing is pinned.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path or place()
+        try:
+            about = libbpf.pinned(self._path / "about")
+        except PermissionError as error:
+            raise NotPermitted("may not see what is attached", "run as root") from error
+        self._about_map = libbpf.Map("about", about, _ABOUT_BYTES)
+        try:
+            self.about = About.unpacked(self._about_map.lookup(0))
+        except (ValueError, TypeError, KeyError) as error:
+            raise EsimbpfError(
+                f"what is pinned in {self._path} is not of this version of esimbpf", "esimbpf attach --replace"
+            ) from error
+        self._prepare(self.about.processes, abi.MAX_LINKS)
+        names = {program.name: program for program in PROGRAMS}
+        self.lost = [Lost(names[name], reason) for name, reason in self.about.lost if name in names]
+        self._object = None
+        self._open(self._pinned_map, self._pinned_program)
+
+    def close(self) -> None:
+        """Close the descriptors; what is pinned stays."""
+        self._watched.close()
+        self.state_memory.close()
+        for fd in (self._about_map.fd, *self._maps.values(), *self._programs.values()):
+            if fd is not None:
+                os.close(fd)
+
+    def _pinned_map(self, name: str) -> int:
+        # bpffs takes no leading dot.
+        return libbpf.pinned(self._path / "maps" / name.lstrip("."))
+
+    def _pinned_program(self, name: str) -> int | None:
+        try:
+            return libbpf.pinned(self._path / "programs" / name)
+        except FileNotFoundError:
+            return None
+
+    def relieve(self, version: str) -> None:
+        """Put this version's programs in the place of those that are attached; the maps, and so all counts, stay.
+
+        Each hook changes between two packets. To be called with the lock held; OSError, and the engine's errors.
+        """
+        retired = _top() / f"retired-{os.getpid()}"
+        retired.mkdir(parents=True)
+        try:
+            with Engine(self.about.processes, abi.MAX_LINKS, follow=True, maps=self._maps) as fresh:
+                for program in PROGRAMS:
+                    self._relieve(program, fresh.program_fd(program.name), retired)
+            lost = tuple((one.program.name, one.reason) for one in fresh.lost)
+            self.about = replace(self.about, lost=lost, version=version)
+            self._about_map.update(0, self.about.packed())
+        finally:
+            shutil.rmtree(retired, ignore_errors=True)
+
+    def _relieve(self, program: Program, fd: int | None, retired: Path) -> None:
+        """Put a program in the place of its forerunner; one that is no longer to be had goes."""
+        pin, hook = self._path / "programs" / program.name, self._path / "hooks" / program.name
+        if pin.exists():
+            pin.rename(retired / program.name)
+        if fd is not None:
+            libbpf.pin(fd, pin)
+        sides = {Hook.TC_EGRESS: "egress", Hook.TC_INGRESS: "ingress"}
+        if program.hook is Hook.TRACEPOINT:
+            # The kernel exchanges no tracepoint's program. For a moment both are there, which does no harm: they note
+            # the same, and of what they count they know in common maps what was counted already.
+            if hook.exists():
+                hook.rename(retired / f"hook-{program.name}")
+            if fd is not None:
+                opened = libbpf.check(libbpf.library().bpf_raw_tracepoint_open(None, fd), "tracepoint")
+                libbpf.pin(opened, hook)
+                os.close(opened)
+        elif program.hook is not Hook.ITERATOR and fd is not None:
+            places = (
+                [self._hook(index, sides[program.hook]) for index in range(len(self.about.links))]
+                if program.hook in sides
+                else [hook]
+            )
+            for place in places:
+                if place.exists():
+                    link = libbpf.pinned(place)
+                    try:
+                        libbpf.link_update(link, fd)
+                    finally:
+                        os.close(link)
+
+    # -- links -------------------------------------------------------------------
+
+    def number(self, name: str) -> int | None:
+        """The number under which a link of this name is counted; None if it is not."""
+        return self.about.links.index(name) if name in self.about.links else None
+
+    def add(self, name: str) -> int:
+        """The number of a link, given to it if it has none; EsimbpfError if all are taken."""
+        number = self.number(name)
+        if number is None:
+            if len(self.about.links) >= abi.MAX_LINKS:
+                raise EsimbpfError(
+                    f"{abi.MAX_LINKS} links are counted already, there is no room for {printable(name)}",
+                    "begin anew with those that matter: esimbpf detach; esimbpf attach LINK…",
+                )
+            self.about = replace(self.about, links=(*self.about.links, name))
+            self._about_map.update(0, self.about.packed())
+            number = len(self.about.links) - 1
+        return number
+
+    def attached_to(self, index: int) -> int:
+        """The ifindex on which a link's programs are; 0 if they are on none, because it is gone or has been."""
+        indexes = set()
+        for side in ("egress", "ingress"):
+            try:
+                fd = libbpf.pinned(self._hook(index, side))
+            except OSError:
+                return 0
+            try:
+                indexes.add(libbpf.link_interface(fd))
+            finally:
+                os.close(fd)
+        return indexes.pop() if len(indexes) == 1 else 0
+
+    def attach_link(self, index: int, ifindex: int, header_len: int) -> None:
+        """Attach to an interface for good, unless that is done already; OSError if it is gone."""
+        with changing():
+            if self.attached_to(index) == ifindex and self.watched_ifindex(index) == ifindex:
+                return
+            super().attach_link(index, ifindex, header_len)
+            self._pin_link(index)
+
+    def attach_found(self, index: int, found: FoundLink) -> None:
+        """`attach_link` for a link as it was found."""
+        try:
+            self.attach_link(index, found.link.ifindex, header_bytes(found.device_type))
+        except OSError as error:
+            raise NoSuchLink(
+                f"{found.link.name} cannot be attached to: {error.strerror}", "see what is there: esimbpf links"
+            ) from error
+
+    def detach_all(self) -> None:
+        """Take tc filters off all links, where the kernel has no tcx: they do not go with the pins."""
+        for index in range(len(self.about.links)):
+            ifindex = self.watched_ifindex(index)
+            if ifindex and not self._hook(index, "egress").exists():
+                self._filters[index] = ifindex
+                super().detach_link(index)
+
+    def detach_link(self, index: int) -> None:
+        """Stop counting a link that is to be attached anew, or is gone; what it counted stays."""
+        self.watch_link(index, 0, 0)
+        for side in ("egress", "ingress"):
+            self._hook(index, side).unlink(missing_ok=True)
+
+    def _pin_link(self, index: int) -> None:
+        for side, fd in zip(("egress", "ingress"), self._link_descriptors.pop(index, ()), strict=False):
+            libbpf.pin(fd, self._hook(index, side))
+            os.close(fd)
+
+    def _hook(self, index: int, side: str) -> Path:
+        return self._path / "hooks" / f"link-{index}-{side}"
+
+
+def pinned_here() -> PinnedEngine | None:
+    """What is pinned for this network namespace; None if nothing is, or it may not be seen."""
+    try:
+        engine = PinnedEngine()
+    except (OSError, EsimbpfError):
+        return None
+    if engine.about.netns_cookie == (cookie() or 0) and engine.about.boot_id == boot_id():
+        return engine
+    engine.close()
+    return None
+
+
+def boot_id() -> str:
+    """The kernel's name for the time since it was started."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def attach(engine: Engine, links: Sequence[str], sees_all: bool, version: str) -> About:
+    """Pin a loaded engine that has attached what knows no link. To be called with the lock held, and nothing pinned.
+
+    Raises NotPermitted, KernelLacks if there is no bpffs, CannotError if the kernel refuses.
+    """
+    _provide_bpffs()
+    about = About(
+        attach_id=str(uuid.uuid4()),
+        boot_id=boot_id(),
+        netns_cookie=cookie() or 0,
+        started_boottime_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+        started_wall_ns=time.time_ns(),
+        processes=engine.last_slot + 1 - FIRST_PROCESS_SLOT,
+        links=tuple(links),
+        sees_all=sees_all,
+        lost=tuple((lost.program.name, lost.reason) for lost in engine.lost),
+        version=version,
+    )
+    # Whole or not at all: what is being made has another name until it is complete.
+    making = _top() / f"making-{os.getpid()}"
+    try:
+        for folder in ("maps", "programs", "hooks"):
+            (making / folder).mkdir(parents=True)
+        about_map = libbpf.array_create("about", _ABOUT_BYTES)
+        about_map.update(0, about.packed())
+        libbpf.pin(about_map.fd, making / "about")
+        os.close(about_map.fd)
+        engine.pin(making)
+        making.rename(place())
+    except OSError as error:
+        shutil.rmtree(making, ignore_errors=True)
+        if error.errno in (errno.EPERM, errno.EACCES):
+            raise NotPermitted("may not pin anything on bpffs", "run as root") from error
+        raise CannotError(
+            f"cannot pin what counts in {_top()}: {error.strerror}", "esimbpf doctor checks bpffs"
+        ) from error
+    return about
+
+
+def remove(path: Path) -> bool:
+    """Remove pins, another version's too; False if there are none."""
+    if not path.exists():
+        return False
+    # First what attaches, so that nothing goes on counting into maps that are gone.
+    shutil.rmtree(path / "hooks", ignore_errors=True)
+    shutil.rmtree(path)
+    with suppress(OSError):
+        _top().rmdir()
+    return True
+
+
+def _provide_bpffs() -> None:
+    """Mount bpffs where it belongs, unless it is mounted."""
+    if os.environ.get(PINS_VARIABLE) or _BPFFS in mount_points("bpf"):
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"bpf", _BPFFS.encode(), b"bpf", 0, b"mode=0700"):
+        number = ctypes.get_errno()
+        raise KernelLacks(
+            f"bpffs cannot be mounted at {_BPFFS}: {os.strerror(number)}", f"mount -t bpf bpf {_BPFFS}, as root"
+        )

@@ -1,0 +1,1 @@
+"""What was counted, written down: the ledger and what is read from it."""

@@ -1,0 +1,256 @@
+"""The ledger's file: its tables, how they came to be, and what is said when it cannot be used.
+
+All counters are billable bytes and packets. Times are seconds since the Unix epoch, in UTC.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from esimbpf.errors import EsimbpfError, LedgerError
+from esimbpf.text import printable
+
+__all__ = ["DEFAULT_STATE_DIR", "FILE_NAME", "MIGRATIONS", "LedgerError", "connect", "transaction"]
+
+DEFAULT_STATE_DIR: Final = Path("/var/lib/esimbpf")
+FILE_NAME: Final = "ledger.db"
+
+_PATIENCE_S: Final = 5.0
+_APPLICATION_ID: Final = 0x65734C67  # "esLg", which file(1) can know it by
+
+
+_FIRST_TABLES: Final = """\
+CREATE TABLE link (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE
+) STRICT;
+
+-- A SIM profile; the first is the one that is not known.
+CREATE TABLE profile (
+    id INTEGER PRIMARY KEY,
+    iccid TEXT NOT NULL UNIQUE
+) STRICT;
+
+CREATE TABLE app (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE
+) STRICT;
+
+-- The programs that have been seen as an app, so that a name which has gone stays known.
+CREATE TABLE program (
+    app_id INTEGER NOT NULL REFERENCES app (id),
+    name TEXT NOT NULL,
+    exe TEXT NOT NULL,
+    last_seen_s INTEGER NOT NULL,
+    PRIMARY KEY (app_id, name, exe)
+) STRICT, WITHOUT ROWID;
+
+-- What was counted in a minute. kind is 'app', or a row of the ledger that is no process; then there is no
+-- app (0) and no user (-1). roaming is 1 abroad, 0 at home, -1 where it is not known.
+CREATE TABLE minute (
+    begin_s INTEGER NOT NULL,
+    link_id INTEGER NOT NULL REFERENCES link (id),
+    profile_id INTEGER NOT NULL REFERENCES profile (id),
+    roaming INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    app_id INTEGER NOT NULL,
+    uid INTEGER NOT NULL,
+    rx_bytes INTEGER NOT NULL,
+    tx_bytes INTEGER NOT NULL,
+    rx_packets INTEGER NOT NULL,
+    tx_packets INTEGER NOT NULL,
+    PRIMARY KEY (begin_s, link_id, profile_id, roaming, kind, app_id, uid)
+) STRICT, WITHOUT ROWID;
+
+-- The same by quarters of an hour, of which the days of every time zone are made.
+CREATE TABLE quarter (
+    begin_s INTEGER NOT NULL,
+    link_id INTEGER NOT NULL REFERENCES link (id),
+    profile_id INTEGER NOT NULL REFERENCES profile (id),
+    roaming INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    app_id INTEGER NOT NULL,
+    uid INTEGER NOT NULL,
+    rx_bytes INTEGER NOT NULL,
+    tx_bytes INTEGER NOT NULL,
+    rx_packets INTEGER NOT NULL,
+    tx_packets INTEGER NOT NULL,
+    PRIMARY KEY (begin_s, link_id, profile_id, roaming, kind, app_id, uid)
+) STRICT, WITHOUT ROWID;
+
+-- The same by days of UTC, for what is older.
+CREATE TABLE day (
+    begin_s INTEGER NOT NULL,
+    link_id INTEGER NOT NULL REFERENCES link (id),
+    profile_id INTEGER NOT NULL REFERENCES profile (id),
+    roaming INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    app_id INTEGER NOT NULL,
+    uid INTEGER NOT NULL,
+    rx_bytes INTEGER NOT NULL,
+    tx_bytes INTEGER NOT NULL,
+    rx_packets INTEGER NOT NULL,
+    tx_packets INTEGER NOT NULL,
+    PRIMARY KEY (begin_s, link_id, profile_id, roaming, kind, app_id, uid)
+) STRICT, WITHOUT ROWID;
+
+-- Times in which nothing was counted ('down'), or in which it was, and nobody looked ('unread'): then what was
+-- counted stands in the minute of its end.
+CREATE TABLE gap (
+    begin_s REAL NOT NULL,
+    end_s REAL NOT NULL,
+    link_id INTEGER NOT NULL REFERENCES link (id),
+    cause TEXT NOT NULL,
+    PRIMARY KEY (begin_s, link_id)
+) STRICT, WITHOUT ROWID;
+
+-- An attachment in the kernel, and how far it has been folded in.
+CREATE TABLE attachment (
+    id INTEGER PRIMARY KEY,
+    attach_id TEXT NOT NULL UNIQUE,
+    boot_id TEXT NOT NULL,
+    folded_s REAL NOT NULL,
+    folded_boottime_ns INTEGER NOT NULL
+) STRICT;
+
+-- Of a process's slot, the kernel's counters as they were folded in last.
+CREATE TABLE folded_slot (
+    attachment_id INTEGER NOT NULL REFERENCES attachment (id) ON DELETE CASCADE,
+    link_id INTEGER NOT NULL REFERENCES link (id),
+    slot INTEGER NOT NULL,
+    rx_bytes INTEGER NOT NULL,
+    tx_bytes INTEGER NOT NULL,
+    rx_packets INTEGER NOT NULL,
+    tx_packets INTEGER NOT NULL,
+    PRIMARY KEY (attachment_id, link_id, slot)
+) STRICT, WITHOUT ROWID;
+
+-- Of a row that is no process, the same; 'other' is what carries no IP, 'never whole' what fragments have left.
+CREATE TABLE folded_kind (
+    attachment_id INTEGER NOT NULL REFERENCES attachment (id) ON DELETE CASCADE,
+    link_id INTEGER NOT NULL REFERENCES link (id),
+    kind TEXT NOT NULL,
+    rx_bytes INTEGER NOT NULL,
+    tx_bytes INTEGER NOT NULL,
+    rx_packets INTEGER NOT NULL,
+    tx_packets INTEGER NOT NULL,
+    PRIMARY KEY (attachment_id, link_id, kind)
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO profile (id, iccid) VALUES (1, 'unknown');
+"""
+
+
+def _first(db: sqlite3.Connection) -> None:
+    for statement in _FIRST_TABLES.split(";\n\n"):
+        db.execute(statement)
+
+
+MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (("the first tables", _first),)
+"""By name, in their order; the number of those that were made is the file's user_version."""
+
+
+def connect(state_dir: Path, read_only: bool = False) -> sqlite3.Connection:
+    """Open the ledger of a state folder, made or brought up to date if need be.
+
+    With `read_only` nothing is written, and there must be one. Raises LedgerError.
+    """
+    path = state_dir / FILE_NAME
+    if read_only and not path.exists():
+        raise LedgerError(f"there is no ledger in {printable(str(state_dir))}", "it is kept by: esimbpf daemon")
+    with said(path):
+        if not read_only:
+            state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+            # Who used the network when is nobody else's business.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        db = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}",
+            uri=True,
+            timeout=_PATIENCE_S,
+            isolation_level=None,
+        )
+        try:
+            _prepare(db, path, read_only)
+        except BaseException:
+            db.close()
+            raise
+    return db
+
+
+def _prepare(db: sqlite3.Connection, path: Path, read_only: bool) -> None:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise LedgerError(
+            f"the ledger {printable(str(path))} is of a newer esimbpf (version {version} of its tables, "
+            f"{len(MIGRATIONS)} are known here)",
+            "use the newer esimbpf, or another --state-dir; the ledger is left as it is",
+        )
+    db.execute("PRAGMA foreign_keys = ON")
+    if read_only:
+        if version < len(MIGRATIONS):
+            raise LedgerError(
+                f"the ledger {printable(str(path))} is of an older esimbpf",
+                "start the daemon once: it brings it up to date",
+            )
+        return
+    db.execute("PRAGMA journal_mode = WAL")
+    # A power cut may lose the last folds, which the kernel then no longer holds either; never more.
+    db.execute("PRAGMA synchronous = NORMAL")
+    for number, (_name, migrate) in enumerate(MIGRATIONS[version:], version + 1):
+        with transaction(db):
+            # Another process may have been faster.
+            if db.execute("PRAGMA user_version").fetchone()[0] < number:
+                migrate(db)
+                db.execute(f"PRAGMA user_version = {number}")
+                db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """All that is written within happens, or none of it."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        # A full disk may have ended it already.
+        with suppress(sqlite3.Error):
+            db.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def said(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the system complain of into LedgerError, with a way out."""
+    shown = printable(str(path))
+    try:
+        yield
+    except EsimbpfError:
+        raise
+    except OSError as error:
+        raise LedgerError(f"cannot open the ledger {shown}: {error.strerror}", "check the state folder") from error
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        message, hint = _WORDS.get(code, (f"cannot be used: {printable(str(error))}", "check the disk"))
+        raise LedgerError(f"the ledger {shown} {message}", hint) from error
+
+
+_WORDS: Final = {
+    sqlite3.SQLITE_CORRUPT: (
+        "is damaged",
+        "keep it for inspection under another name: the daemon then begins a new one; the kernel goes on counting",
+    ),
+    sqlite3.SQLITE_NOTADB: ("is no ledger, or damaged", "move it away: the daemon then begins a new one"),
+    sqlite3.SQLITE_FULL: ("cannot grow: the disk is full", "make room; what is not written yet is kept until then"),
+    sqlite3.SQLITE_BUSY: ("is locked by another process", "end what holds it: fuser shows it"),
+    sqlite3.SQLITE_LOCKED: ("is locked by another process", "end what holds it: fuser shows it"),
+    sqlite3.SQLITE_READONLY: ("cannot be written", "check its permissions, and that the disk is not read-only"),
+    sqlite3.SQLITE_CANTOPEN: ("cannot be opened", "check that the state folder is there, and its permissions"),
+    sqlite3.SQLITE_IOERR: ("cannot be read or written: the disk fails", "check the disk; dmesg may say more"),
+    sqlite3.SQLITE_PERM: ("may not be opened", "run as root"),
+}

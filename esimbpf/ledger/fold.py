@@ -1,0 +1,273 @@
+"""Folding the kernel's counters into the ledger, each byte exactly once.
+
+The kernel's counters only grow. How far they have been folded in stands in the ledger beside what was folded, written
+in one transaction: whenever the folding process is killed, the next one goes on from there. The slot of an ended
+process goes to another one only after a commit that has its last bytes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from esimbpf.apps import process_name
+from esimbpf.attribution import Namer
+from esimbpf.difference import Difference, Standing
+from esimbpf.ledger.database import transaction
+from esimbpf.model import NOTHING, Counters, Kind
+from esimbpf.snapshot import Snapshot
+
+__all__ = ["KEEP_MINUTES_S", "KEEP_QUARTERS_S", "Attachment", "Folding", "thin"]
+
+MINUTE_S: Final = 60
+QUARTER_S: Final = 900
+DAY_S: Final = 86400
+
+KEEP_MINUTES_S: Final = 7 * DAY_S
+"""How long what was counted can be told by the minute; longer than that, by the quarter of an hour."""
+KEEP_QUARTERS_S: Final = 400 * DAY_S
+"""How long by the quarter of an hour, of which the days of any time zone are made; after that, by days of UTC."""
+
+LOOKED_AWAY_S: Final = 90.0
+"""From so long on, the time since the last folding is a gap: nobody knows when in it the bytes have moved."""
+
+_UNKNOWN_PROFILE: Final = 1
+_UNKNOWN_ROAMING: Final = -1
+_NO_IP: Final = "other"
+_NEVER_WHOLE: Final = "never whole"
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """Whose counters are folded in: the counting that began once and has gone on since."""
+
+    attach_id: str
+    boot_id: str
+    started_wall_s: float
+    started_boottime_ns: int
+    links: tuple[str, ...]
+    """The names of the links by their number."""
+    sees_all: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """Of a bucket's row."""
+
+    begin_s: int
+    link: int
+    kind: str
+    app: str
+    uid: int
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What is not committed yet."""
+
+    counters: dict[_Key, Counters] = field(default_factory=dict)
+    programs: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    slots: set[tuple[int, int]] = field(default_factory=set)
+    gaps: list[tuple[float, float, int, str]] = field(default_factory=list)
+
+
+class Folding:
+    """Folds the snapshots of one attachment into the ledger.
+
+    `take` notes a snapshot, and `commit` writes all that was noted; a commit that failed is made up for by the next.
+    """
+
+    def __init__(self, db: sqlite3.Connection, attachment: Attachment, namer: Namer) -> None:
+        self._db = db
+        self._attachment = attachment
+        self.namer = namer
+        self._pending = _Pending()
+        with transaction(db):
+            self._links = [_id_of(db, "link", "name", name) for name in attachment.links]
+            known = db.execute(
+                "SELECT id, folded_s, folded_boottime_ns FROM attachment WHERE attach_id = ?", (attachment.attach_id,)
+            ).fetchone()
+            if known is None:
+                self._note_downtime(attachment)
+                started = (attachment.started_wall_s, attachment.started_boottime_ns)
+                cursor = db.execute(
+                    "INSERT INTO attachment (attach_id, boot_id, folded_s, folded_boottime_ns) VALUES (?, ?, ?, ?)",
+                    (attachment.attach_id, attachment.boot_id, *started),
+                )
+                # What was attached before is gone, and its counters with it.
+                db.execute("DELETE FROM attachment WHERE id <> ?", (cursor.lastrowid,))
+                known = (cursor.lastrowid, *started)
+        self._id, self._last_s, self._last_ns = known
+        numbers = {link: number for number, link in enumerate(self._links)}
+        self._cumulative = {
+            (numbers[link], slot): Counters(*counters)
+            for link, slot, *counters in db.execute(
+                "SELECT link_id, slot, rx_bytes, tx_bytes, rx_packets, tx_packets FROM folded_slot "
+                "WHERE attachment_id = ?",
+                (self._id,),
+            )
+            if link in numbers
+        }
+        self._first = True
+        self._differences = [Difference(attachment.sees_all, self._standing(link)) for link in self._links]
+
+    @property
+    def last_s(self) -> float:
+        """When the last committed folding was, in seconds since the Unix epoch."""
+        return float(self._last_s)
+
+    def _note_downtime(self, attachment: Attachment) -> None:
+        """Nothing was counted from the last folding of whatever was attached before until now."""
+        (before,) = self._db.execute("SELECT max(folded_s) FROM attachment").fetchone()
+        if before is not None and before < attachment.started_wall_s:
+            self._db.executemany(
+                "INSERT OR REPLACE INTO gap (begin_s, end_s, link_id, cause) VALUES (?, ?, ?, 'down')",
+                [(before, attachment.started_wall_s, link) for link in self._links],
+            )
+
+    def _standing(self, link: int) -> Standing:
+        kinds = {
+            kind: Counters(*counters)
+            for kind, *counters in self._db.execute(
+                "SELECT kind, rx_bytes, tx_bytes, rx_packets, tx_packets FROM folded_kind "
+                "WHERE attachment_id = ? AND link_id = ?",
+                (self._id, link),
+            )
+        }
+        no_ip, never_whole = kinds.pop(_NO_IP, NOTHING), kinds.pop(_NEVER_WHOLE, NOTHING)
+        return Standing({Kind(kind): counters for kind, counters in kinds.items()}, no_ip, never_whole)
+
+    def take(self, snapshot: Snapshot) -> None:
+        """Note what a snapshot adds; the first one has all since the attachment, of which the folded part is known."""
+        elapsed_s = (snapshot.boottime_ns - self._last_ns) / 1e9
+        end_s = snapshot.wall_ns / 1e9
+        away = elapsed_s > LOOKED_AWAY_S
+        if away:
+            self._pending.gaps += [(end_s - elapsed_s, end_s, link, "unread") for link in self._links]
+        # What a short interval has moved stands in the minute in which most of it lies.
+        begin_s = int(end_s if away else end_s - elapsed_s / 2) // MINUTE_S * MINUTE_S
+        for number, link in enumerate(self._links):
+            self._take_link(number, link, begin_s, snapshot)
+        self._last_ns = snapshot.boottime_ns
+        self._last_s = end_s
+        self._first = False
+
+    def _take_link(self, number: int, link: int, begin_s: int, snapshot: Snapshot) -> None:
+        delta = self._differences[number].advance(snapshot.links[number], snapshot.boottime_ns)
+        for slot, added in delta.processes.items():
+            before = self._cumulative.get((number, slot), NOTHING)
+            moved = added - before if self._first else added
+            self._cumulative[number, slot] = before + moved
+            if not moved:
+                continue
+            self._pending.slots.add((number, slot))
+            process = snapshot.processes[slot]
+            app = self.namer.app(process)
+            self._add(_Key(begin_s, link, Kind.APP, app, process.uid), moved)
+            self._pending.programs[app, process_name(process), process.exe] = begin_s
+        for kind, counters in delta.others.items():
+            if counters:
+                self._add(_Key(begin_s, link, kind, "", -1), counters)
+
+    def _add(self, key: _Key, counters: Counters) -> None:
+        self._pending.counters[key] = self._pending.counters.get(key, NOTHING) + counters
+
+    def commit(self) -> None:
+        """Write what was noted; sqlite3.Error if that cannot be done, and it stays noted."""
+        db, pending = self._db, self._pending
+        with transaction(db):
+            apps = _ids_of(db, "app", "name", {key.app for key in pending.counters if key.kind == Kind.APP})
+            for table, step in (("minute", MINUTE_S), ("quarter", QUARTER_S)):
+                db.executemany(
+                    _ADD.format(table=table),
+                    [
+                        (
+                            key.begin_s // step * step,
+                            key.link,
+                            _UNKNOWN_PROFILE,
+                            _UNKNOWN_ROAMING,
+                            key.kind,
+                            apps.get(key.app, 0),
+                            key.uid,
+                            *_four(counters),
+                        )
+                        for key, counters in pending.counters.items()
+                    ],
+                )
+            db.executemany(
+                "INSERT INTO program (app_id, name, exe, last_seen_s) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET last_seen_s = max(last_seen_s, excluded.last_seen_s)",
+                [(apps[app], name, exe, seen_s) for (app, name, exe), seen_s in pending.programs.items()],
+            )
+            db.executemany(
+                "INSERT OR REPLACE INTO folded_slot VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (self._id, self._links[number], slot, *_four(self._cumulative[number, slot]))
+                    for number, slot in pending.slots
+                ],
+            )
+            db.executemany(
+                "INSERT OR REPLACE INTO folded_kind VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (self._id, link, kind, *_four(counters))
+                    for link, difference in zip(self._links, self._differences, strict=True)
+                    for kind, counters in _named(difference.standing)
+                ],
+            )
+            db.executemany(
+                "INSERT OR REPLACE INTO gap (begin_s, end_s, link_id, cause) VALUES (?, ?, ?, ?)", pending.gaps
+            )
+            db.execute(
+                "UPDATE attachment SET folded_s = ?, folded_boottime_ns = ? WHERE id = ?",
+                (self._last_s, self._last_ns, self._id),
+            )
+        self._pending = _Pending()
+
+
+_ADD: Final = """
+    INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET
+        rx_bytes = rx_bytes + excluded.rx_bytes,
+        tx_bytes = tx_bytes + excluded.tx_bytes,
+        rx_packets = rx_packets + excluded.rx_packets,
+        tx_packets = tx_packets + excluded.tx_packets
+"""
+
+
+def thin(db: sqlite3.Connection, now_s: float) -> None:
+    """Let go of what is too old to be told in detail; its totals stay, in the coarser table."""
+    with transaction(db):
+        db.execute("DELETE FROM minute WHERE begin_s < ?", (int(now_s - KEEP_MINUTES_S),))
+        oldest = int(now_s - KEEP_QUARTERS_S) // DAY_S * DAY_S
+        db.execute(
+            f"INSERT INTO day SELECT begin_s / {DAY_S} * {DAY_S}, link_id, profile_id, roaming, kind, app_id, uid, "
+            "sum(rx_bytes), sum(tx_bytes), sum(rx_packets), sum(tx_packets) FROM quarter WHERE begin_s < ? "
+            "GROUP BY 1, 2, 3, 4, 5, 6, 7 ON CONFLICT DO UPDATE SET rx_bytes = rx_bytes + excluded.rx_bytes, "
+            "tx_bytes = tx_bytes + excluded.tx_bytes, rx_packets = rx_packets + excluded.rx_packets, "
+            "tx_packets = tx_packets + excluded.tx_packets",
+            (oldest,),
+        )
+        db.execute("DELETE FROM quarter WHERE begin_s < ?", (oldest,))
+
+
+def _named(standing: Standing) -> Iterable[tuple[str, Counters]]:
+    yield from standing.totals.items()
+    yield _NO_IP, standing.no_ip
+    yield _NEVER_WHOLE, standing.never_whole
+
+
+def _four(counters: Counters) -> tuple[int, int, int, int]:
+    return counters.rx_bytes, counters.tx_bytes, counters.rx_packets, counters.tx_packets
+
+
+def _id_of(db: sqlite3.Connection, table: str, column: str, value: str) -> int:
+    return _ids_of(db, table, column, (value,))[value]
+
+
+def _ids_of(db: sqlite3.Connection, table: str, column: str, values: Iterable[str]) -> Mapping[str, int]:
+    """The ids of texts, which are noted if they are new."""
+    wanted: Sequence[str] = sorted(values)
+    db.executemany(f"INSERT OR IGNORE INTO {table} ({column}) VALUES (?)", [(value,) for value in wanted])
+    return {value: db.execute(f"SELECT id FROM {table} WHERE {column} = ?", (value,)).fetchone()[0] for value in wanted}

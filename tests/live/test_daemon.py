@@ -1,0 +1,352 @@
+"""Counting that outlives every command, and the ledger: exactly once, whatever is killed, full, locked or damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from esimbpf.kernel.pins import PINS_VARIABLE
+from esimbpf.ledger.database import FILE_NAME
+from esimbpf.model import NOTHING, Counters
+from tests.live.netlab import Lab, run
+from tests.live.traffic import Puppet, Scene, begin_transfer, datagrams, udp
+from tests.live.watching import PATIENCE_S, Watch, esimbpf
+
+KILLS = 200
+PINS = Path(f"/sys/fs/bpf/esimbpf-test-{os.getpid()}")
+ENVIRONMENT = {**os.environ, PINS_VARIABLE: str(PINS)}
+
+
+@pytest.fixture(autouse=True)
+def own_pins() -> Iterator[None]:
+    """A folder of pins of the test's own, and nothing left in it."""
+    if not os.path.ismount("/sys/fs/bpf"):
+        run("mount", "-t", "bpf", "bpf", "/sys/fs/bpf")
+    yield
+    shutil.rmtree(PINS, ignore_errors=True)
+
+
+def command(lab: Lab, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command for the lab's device."""
+    done = subprocess.run(
+        esimbpf("--netns", lab.device.name, *words),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def state(lab: Lab) -> dict[str, Any]:
+    """What `status --json` tells."""
+    told: dict[str, Any] = json.loads(command(lab, "status", "--json").stdout)
+    return told
+
+
+def total(line: dict[str, Any]) -> Counters:
+    return Counters(*(line[f"{name}_total"] for name in ("rx_bytes", "tx_bytes", "rx_packets", "tx_packets")))
+
+
+# --- attach, detach, status --------------------------------------------------------------------------------------
+
+
+def test_it_counts_with_no_process_running_and_leaves_nothing_when_detached(lab: Lab) -> None:
+    assert state(lab)["attached"] is False
+    before = lab.link.crossed()
+    command(lab, "attach", "wwan0")
+    udp(lab, down=301, up=207)
+    truth = lab.link.crossed() - before
+    told = state(lab)
+    assert [link["counted"] for link in told["links"]] == [True]
+    assert total(told["links"][0]) == truth
+    assert all(program["attached"] for program in told["programs"])
+    assert 0 < told["slots"]["used"] < told["slots"]["size"] == 16384
+    programs = {json.loads(run("bpftool", "-j", "prog", "show", "pinned", str(path)))["id"] for path in _programs()}
+    assert len(programs) == len(told["programs"])
+    command(lab, "detach")
+    deadline = time.monotonic() + PATIENCE_S
+    while left := programs & {entry["id"] for entry in json.loads(run("bpftool", "-j", "prog", "show"))}:
+        assert time.monotonic() < deadline, f"still in the kernel: {left}"
+        time.sleep(0.05)
+    assert not PINS.exists()
+    assert state(lab) == {"type": "status", "v": 1, "attached": False, "strangers": []}
+    udp(lab, up=3)
+
+
+def _programs() -> list[Path]:
+    return list((PINS / "v1" / "programs").iterdir())
+
+
+def test_attaching_twice_changes_nothing(lab: Lab) -> None:
+    before = lab.link.crossed()
+    command(lab, "attach", "wwan0")
+    udp(lab, up=11)
+    first = state(lab)
+    assert "attached already" in command(lab, "attach", "wwan0").stderr
+    udp(lab, up=13)
+    second = state(lab)
+    assert second["attach_id"] == first["attach_id"]
+    assert total(second["links"][0]) == lab.link.crossed() - before
+
+
+def test_the_programs_are_replaced_under_load_without_losing_or_doubling_a_packet(lab: Lab) -> None:
+    before = lab.link.crossed()
+    command(lab, "attach", "wwan0")
+    _, end = begin_transfer(lab, down=40_000_003, up=40_000_007)
+    for _ in range(5):
+        assert "replaced" in command(lab, "attach", "--replace", "wwan0").stderr
+    end()
+    assert total(state(lab)["links"][0]) == lab.link.crossed() - before
+
+
+def test_commands_read_what_is_pinned_and_attach_nothing(lab: Lab, tmp_path: Path) -> None:
+    command(lab, "attach", "wwan0")
+    udp(lab, up=5)
+    programs = _sent_programs()
+    with Watch(lab, environment=ENVIRONMENT) as watch:
+        moved = udp(lab, down=301, up=207)
+        assert _sent_programs() == programs
+    assert watch.report.link() == watch.truth()
+    assert watch.report.process(moved.pids[0]) == moved.exactly
+    assert state(lab)["attached"]
+    cost = tmp_path / "cost"
+    sender = "import socket,sys;socket.socket(2,2).sendto(bytes(703),(sys.argv[1],9))"
+    command(lab, "run", "--json", str(cost), "wwan0", "--", "python3", "-c", sender, lab.link.network_ip)
+    assert json.loads(cost.read_text())["tx_bytes"] == 703 + 28
+
+
+def _sent_programs() -> int:
+    return sum(entry.get("name") == "sent" for entry in json.loads(run("bpftool", "-j", "prog", "show")))
+
+
+def test_another_versions_pins_are_reported_and_only_replaced_when_asked(lab: Lab) -> None:
+    command(lab, "attach", "wwan0")
+    (PINS / "v1").rename(PINS / "v9")
+    assert state(lab)["strangers"] == [str(PINS / "v9")]
+    assert "another version" in command(lab, "attach", "wwan0", status=3).stderr
+    assert "another version" in command(lab, "detach", status=3).stderr
+    command(lab, "attach", "--replace", "wwan0")
+    assert state(lab)["strangers"] == []
+
+
+# --- the daemon --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def daemon(lab: Lab, state_dir: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """A daemon that counts."""
+    with subprocess.Popen(
+        esimbpf(
+            "--netns", lab.device.name, "--state-dir", str(state_dir), "daemon", "wwan0", "--fold-every", "1", *options
+        ),
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            said(process, "ready")
+            yield process
+        finally:
+            process.kill()
+
+
+def said(process: subprocess.Popen[str], wanted: str) -> str:
+    """Read what the daemon says until this comes."""
+    assert process.stderr
+    for line in process.stderr:
+        if wanted in line:
+            return line
+    raise AssertionError(f"the daemon ended without saying {wanted!r}")
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr
+    words = process.stderr.read()
+    assert process.wait(PATIENCE_S) == 0, words
+    assert "Traceback" not in words
+
+
+def ledger(state_dir: Path, table: str = "minute", where: str = "1") -> Counters:
+    """The sum of a table of the ledger."""
+    with closing(sqlite3.connect(state_dir / FILE_NAME)) as db:
+        sums = db.execute(
+            f"SELECT total(rx_bytes), total(tx_bytes), total(rx_packets), total(tx_packets) FROM {table} WHERE {where}"
+        ).fetchone()
+    return Counters(*map(int, sums))
+
+
+def test_the_ledger_has_what_crossed_by_app(lab: Lab, tmp_path: Path) -> None:
+    before = lab.link.crossed()
+    with daemon(lab, tmp_path) as process:
+        moved = udp(lab, down=301, up=207)
+        end(process)
+    assert ledger(tmp_path) == ledger(tmp_path, "quarter") == lab.link.crossed() - before
+    app = "kind = 'app' AND app_id = (SELECT id FROM app WHERE name = 'puppet.py')"
+    assert ledger(tmp_path, where=app) == moved.exactly
+    assert state(lab)["attached"], "what counts goes on"
+
+
+def test_it_goes_on_counting_while_there_is_no_daemon(lab: Lab, tmp_path: Path) -> None:
+    before = lab.link.crossed()
+    with daemon(lab, tmp_path) as process:
+        udp(lab, up=3)
+        end(process)
+    udp(lab, down=17, up=19)
+    with daemon(lab, tmp_path) as process:
+        end(process)
+    assert ledger(tmp_path) == lab.link.crossed() - before
+
+
+def test_a_daemon_that_is_killed_at_any_moment_neither_loses_nor_doubles_a_byte(lab: Lab, tmp_path: Path) -> None:
+    """Some are killed before they count, some in the middle of folding; traffic goes on all the time."""
+    before = lab.link.crossed()
+    scene = Scene(lab)
+    chance = random.Random(7)
+    words = esimbpf("--netns", lab.device.name, "--state-dir", str(tmp_path), "daemon", "wwan0", "--fold-every", "1")
+    with daemon(lab, tmp_path) as process:
+        end(process)
+    for number in range(KILLS):
+        with subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as process:
+            puppet = Puppet.start(lab.device)
+            near, far = puppet.udp(), scene.network.udp()
+            port = far.do("bind", [scene.network_ip, 0])[1]
+            datagrams(near, far, [scene.network_ip, port], 1 + number % 7, 301 + number)
+            time.sleep(chance.uniform(0.2, 0.9))
+            process.kill()
+            puppet.exit()
+            far.close()
+    with daemon(lab, tmp_path) as process:
+        end(process)
+    assert ledger(tmp_path) == ledger(tmp_path, "quarter") == lab.link.crossed() - before
+    assert ledger(tmp_path, where="kind = 'unattributed'") == NOTHING
+
+
+def test_the_second_daemon_refuses(lab: Lab, tmp_path: Path) -> None:
+    with daemon(lab, tmp_path) as process:
+        refused = command(lab, "--state-dir", str(tmp_path), "daemon", "wwan0", status=3)
+        assert f"already (pid {process.pid})" in refused.stderr
+
+
+def test_a_modem_that_resets_is_counted_on_without_a_restart(fresh_lab: Lab, tmp_path: Path) -> None:
+    with daemon(fresh_lab, tmp_path) as process:
+        udp(fresh_lab, up=5)
+        fresh_lab.link.down()
+        said(process, "is gone")
+        fresh_lab.link.up()
+        said(process, "is counted")
+        mark = fresh_lab.link.crossed()
+        kept = udp(fresh_lab, up=7)
+        assert fresh_lab.link.crossed() - mark == kept.exactly
+        end(process)
+    app = "kind = 'app' AND app_id = (SELECT id FROM app WHERE name = 'puppet.py')"
+    assert ledger(tmp_path, where=app).tx_packets == 12
+
+
+def test_what_somebody_detaches_is_attached_again(lab: Lab, tmp_path: Path) -> None:
+    with daemon(lab, tmp_path) as process:
+        before = lab.link.crossed()
+        first = udp(lab, up=5)
+        assert lab.link.crossed() - before == first.exactly
+        command(lab, "detach")
+        said(process, "attaching again")
+        while not PINS.exists() or not state(lab)["attached"] or not state(lab)["links"][0]["counted"]:
+            time.sleep(0.05)
+        again = udp(lab, up=7)
+        end(process)
+    app = "kind = 'app' AND app_id = (SELECT id FROM app WHERE name = 'puppet.py')"
+    assert first.exactly
+    assert again.exactly
+    assert ledger(tmp_path, where=app) == first.exactly + again.exactly
+
+
+# --- trouble with the ledger -------------------------------------------------------------------------------------
+
+
+def test_a_ledger_that_is_locked_is_written_when_it_is_free(lab: Lab, tmp_path: Path) -> None:
+    before = lab.link.crossed()
+    with daemon(lab, tmp_path) as process:
+        with closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            udp(lab, up=9)
+            assert "locked by another process" in said(process, "counting goes on")
+            other.execute("ROLLBACK")
+        said(process, "nothing is missing")
+        end(process)
+    assert ledger(tmp_path) == lab.link.crossed() - before
+
+
+def test_a_full_disk_loses_nothing(lab: Lab, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk))
+    try:
+        before = lab.link.crossed()
+        with daemon(lab, disk) as process:
+            filler = disk / "filler"
+            with filler.open("wb", buffering=0) as file:
+                try:
+                    while file.write(bytes(4096)) == 4096:
+                        pass
+                except OSError:
+                    pass
+            # New names take new pages.
+            for number in range(40):
+                _send_as(lab, tmp_path / f"a-program-of-a-rather-long-name-that-takes-room-{number}")
+            assert "the disk is full" in said(process, "counting goes on")
+            filler.unlink()
+            said(process, "nothing is missing")
+            end(process)
+        assert ledger(disk) == lab.link.crossed() - before
+    finally:
+        run("umount", str(disk))
+
+
+def _send_as(lab: Lab, script: Path) -> None:
+    script.write_text("import socket,sys;socket.socket(2,2).sendto(bytes(301),(sys.argv[1],9))")
+    run(*lab.device.command("python3", str(script), lab.link.network_ip))
+
+
+def _damage(path: Path) -> None:
+    path.write_bytes(b"SQLite format 3\0" + b"\xff" * 8192)
+
+
+def _of_a_newer_version(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (_damage, "damaged"),
+        (lambda path: path.write_bytes(b"no database at all" * 1000), "is no ledger, or damaged"),
+        (_of_a_newer_version, "is of a newer esimbpf"),
+        (lambda path: path.mkdir(), "cannot open the ledger"),
+    ],
+    ids=["damaged", "no-database", "newer", "folder"],
+)
+def test_a_ledger_that_cannot_be_used_is_told_and_left_alone(
+    lab: Lab, tmp_path: Path, make: Callable[[Path], object], words: str
+) -> None:
+    make(tmp_path / FILE_NAME)
+    refused = command(lab, "--state-dir", str(tmp_path), "daemon", "wwan0", status=3)
+    assert words in refused.stderr
+    assert len(refused.stderr.splitlines()) == 2

@@ -1,0 +1,266 @@
+"""The ledger has each byte exactly once, wherever a folding ends."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esimbpf.attribution import Namer
+from esimbpf.errors import LedgerError
+from esimbpf.ledger.database import FILE_NAME, MIGRATIONS, connect, said
+from esimbpf.ledger.fold import KEEP_MINUTES_S, KEEP_QUARTERS_S, Attachment, Folding, thin
+from esimbpf.model import NOTHING, Counters, Process
+from esimbpf.snapshot import FIRST_PROCESS_SLOT, LinkReading, ReservedSlot, Snapshot
+
+BOOTED_S = 1_795_000_000
+
+
+class Kernel:
+    """Counters that only grow, and what a reader makes of them."""
+
+    def __init__(self, name: str = "first", started_s: int = 100, links: tuple[str, ...] = ("wwan0",)) -> None:
+        self.now_s = float(started_s)
+        self.attachment = Attachment(name, "boot", BOOTED_S + started_s, started_s * 10**9, links, True)
+        self.slots: dict[tuple[int, int], Counters] = {}
+        self.reserved = [dict.fromkeys(ReservedSlot, NOTHING) for _ in links]
+        self.told: dict[tuple[int, int], Counters] = {}
+
+    def sends(self, slot: int, size: int, link: int = 0) -> None:
+        key = link, FIRST_PROCESS_SLOT + slot
+        self.slots[key] = self.slots.get(key, NOTHING) + Counters(tx_bytes=size, tx_packets=1)
+
+    def receives(self, slot: int, size: int, link: int = 0) -> None:
+        key = link, FIRST_PROCESS_SLOT + slot
+        packet = Counters(rx_bytes=size, rx_packets=1)
+        self.slots[key] = self.slots.get(key, NOTHING) + packet
+        for reserved in (ReservedSlot.LINK, ReservedSlot.TAKEN):
+            self.reserved[link][reserved] += packet
+
+    def answers(self, size: int, link: int = 0) -> None:
+        """The kernel itself, to a ping."""
+        self.reserved[link][ReservedSlot.LINK] += Counters(rx_bytes=size, rx_packets=1)
+        self.reserved[link][ReservedSlot.KERNEL] += Counters(tx_bytes=size, tx_packets=1)
+
+    def reader_begins(self) -> None:
+        self.told = {}
+
+    def read(self) -> Snapshot:
+        added: list[dict[int, Counters]] = [{} for _ in self.reserved]
+        for (link, slot), counters in self.slots.items():
+            new = counters - self.told.get((link, slot), NOTHING)
+            if new:
+                added[link][slot] = new
+        self.told = dict(self.slots)
+        links = tuple(LinkReading(dict(r), a) for r, a in zip(self.reserved, added, strict=True))
+        processes = {slot: _process(slot) for one in added for slot in one}
+        return Snapshot(int(self.now_s * 1e9), int((BOOTED_S + self.now_s) * 1e9), links, processes, ())
+
+    @property
+    def total(self) -> Counters:
+        others = [
+            Counters(arrived.rx_bytes, own.tx_bytes, arrived.rx_packets, own.tx_packets)
+            for arrived, own in ((r[ReservedSlot.LINK], r[ReservedSlot.KERNEL]) for r in self.reserved)
+        ]
+        sent = [Counters(0, c.tx_bytes, 0, c.tx_packets) for c in self.slots.values()]
+        return sum(others + sent, NOTHING)
+
+
+def _process(slot: int) -> Process:
+    return Process(slot, slot, 1000 + slot % 2, f"app{slot}", f"/usr/bin/app{slot}", (), "/")
+
+
+def total(db: sqlite3.Connection, table: str = "minute", where: str = "1") -> Counters:
+    sums = db.execute(
+        f"SELECT total(rx_bytes), total(tx_bytes), total(rx_packets), total(tx_packets) FROM {table} WHERE {where}"
+    ).fetchone()
+    return Counters(*map(int, sums))
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    with closing(connect(tmp_path)) as opened:
+        yield opened
+
+
+MOVES = st.one_of(
+    st.tuples(st.sampled_from(["sends", "receives"]), st.integers(0, 5), st.integers(20, 65535)),
+    st.tuples(st.just("answers"), st.integers(20, 1500)),
+    st.tuples(st.just("waits"), st.sampled_from([0.3, 1.0, 59.0, 61.0, 1000.0])),
+    st.just(("folds",)),
+    st.just(("cannot write",)),
+    st.just(("is killed",)),
+    st.just(("is killed before the commit",)),
+)
+
+
+@given(st.lists(MOVES, max_size=40))
+def test_killed_at_any_moment_it_neither_loses_nor_doubles_a_byte(moves: list[tuple[object, ...]]) -> None:
+    kernel = Kernel()
+    with tempfile.TemporaryDirectory() as folder, closing(connect(Path(folder))) as db:
+        folding = Folding(db, kernel.attachment, Namer())
+        for what, *arguments in moves:
+            match what:
+                case "waits":
+                    kernel.now_s += float(str(arguments[0]))
+                case "folds":
+                    folding.take(kernel.read())
+                    folding.commit()
+                    assert total(db) == kernel.total
+                case "cannot write":
+                    folding.take(kernel.read())
+                    db.execute("PRAGMA query_only = 1")
+                    with pytest.raises(sqlite3.Error):
+                        folding.commit()
+                    db.execute("PRAGMA query_only = 0")
+                case "is killed" | "is killed before the commit":
+                    if what == "is killed before the commit":
+                        folding.take(kernel.read())
+                    kernel.reader_begins()
+                    folding = Folding(db, kernel.attachment, Namer())
+                case _:
+                    getattr(kernel, str(what))(*arguments)
+        folding.take(kernel.read())
+        folding.commit()
+        assert total(db) == total(db, "quarter") == kernel.total
+
+
+def test_apps_and_users_have_rows_of_their_own(db: sqlite3.Connection) -> None:
+    kernel = Kernel()
+    kernel.sends(0, 100)
+    kernel.receives(1, 1000)
+    kernel.answers(60)
+    folding = Folding(db, kernel.attachment, Namer())
+    folding.take(kernel.read())
+    folding.commit()
+    rows = db.execute(
+        "SELECT kind, coalesce(name, ''), uid, rx_bytes, tx_bytes FROM minute LEFT JOIN app ON app.id = app_id "
+        "ORDER BY 1, 2"
+    ).fetchall()
+    assert rows == [("app", "app16", 1000, 0, 100), ("app", "app17", 1001, 1000, 0), ("kernel", "", -1, 60, 60)]
+    assert db.execute("SELECT name, exe FROM program ORDER BY name").fetchall() == [
+        ("app16", "/usr/bin/app16"),
+        ("app17", "/usr/bin/app17"),
+    ]
+
+
+def test_what_nobody_looked_at_is_a_gap_and_stands_in_the_minute_of_its_end(db: sqlite3.Connection) -> None:
+    kernel = Kernel(started_s=100)
+    folding = Folding(db, kernel.attachment, Namer())
+    kernel.now_s = 110
+    folding.take(kernel.read())
+    folding.commit()
+    kernel.sends(0, 100)
+    kernel.now_s = 4000
+    folding.take(kernel.read())
+    folding.commit()
+    assert db.execute("SELECT begin_s, end_s, cause FROM gap").fetchall() == [
+        (BOOTED_S + 110.0, BOOTED_S + 4000.0, "unread")
+    ]
+    assert db.execute("SELECT begin_s FROM minute").fetchall() == [((BOOTED_S + 4000) // 60 * 60,)]
+
+
+def test_between_two_attachments_nothing_was_counted_and_that_is_a_gap(db: sqlite3.Connection) -> None:
+    first = Kernel("first", 100)
+    first.sends(0, 100)
+    first.now_s = 130
+    folding = Folding(db, first.attachment, Namer())
+    folding.take(first.read())
+    folding.commit()
+    second = Kernel("second", 700)
+    second.sends(0, 50)
+    folding = Folding(db, second.attachment, Namer())
+    folding.take(second.read())
+    folding.commit()
+    assert total(db) == Counters(tx_bytes=150, tx_packets=2)
+    assert db.execute("SELECT begin_s, end_s, cause FROM gap").fetchall() == [
+        (BOOTED_S + 130.0, BOOTED_S + 700.0, "down")
+    ]
+    assert db.execute("SELECT count(*) FROM folded_slot").fetchall() == [(1,)], "of what is gone nothing is kept"
+
+
+def test_a_link_that_is_added_is_folded_too(db: sqlite3.Connection) -> None:
+    kernel = Kernel()
+    kernel.sends(0, 100)
+    folding = Folding(db, kernel.attachment, Namer())
+    folding.take(kernel.read())
+    folding.commit()
+    more = Kernel(links=("wwan0", "wwan1"))
+    more.slots = dict(kernel.slots)
+    more.sends(0, 7, link=1)
+    folding = Folding(db, more.attachment, Namer())
+    folding.take(more.read())
+    folding.commit()
+    assert total(db) == more.total
+    assert total(db, where="link_id = 2") == Counters(tx_bytes=7, tx_packets=1)
+
+
+def test_thinning_keeps_every_total(db: sqlite3.Connection) -> None:
+    kernel = Kernel(started_s=0)
+    folding = Folding(db, kernel.attachment, Namer())
+    for day in (0, 1, 200, 390, 401):
+        kernel.now_s = day * 86400 + 30
+        kernel.sends(day % 3, 1000 + day)
+        folding.take(kernel.read())
+        folding.commit()
+    now_s = BOOTED_S + 402 * 86400
+    thin(db, now_s)
+    thin(db, now_s)
+    assert total(db, "minute").tx_packets == 1
+    assert total(db, "quarter").tx_packets == 3
+    assert total(db, "quarter") + total(db, "day") == kernel.total
+    (oldest,) = db.execute("SELECT min(begin_s) FROM quarter").fetchone()
+    assert oldest >= now_s - KEEP_QUARTERS_S - 86400
+    (oldest,) = db.execute("SELECT min(begin_s) FROM minute").fetchone()
+    assert oldest >= now_s - KEEP_MINUTES_S
+
+
+# --- the file ----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    connect(folder).close()
+    assert (folder / FILE_NAME).stat().st_mode & 0o777 == 0o600
+    with closing(connect(folder)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        tables = db.execute(
+            "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite%'"
+        )
+        assert all(strict for _, strict in tables)
+
+
+def test_a_migration_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(db: sqlite3.Connection) -> None:
+        db.execute("CREATE TABLE half (x INTEGER) STRICT")
+        db.execute("CREATE nonsense")
+
+    monkeypatch.setattr("esimbpf.ledger.database.MIGRATIONS", (*MIGRATIONS, ("broken", broken)))
+    with pytest.raises(LedgerError):
+        connect(tmp_path)
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+        assert db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'half'").fetchone() == (0,)
+
+
+def test_reading_makes_no_file(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="there is no ledger") as told:
+        connect(tmp_path, read_only=True)
+    assert told.value.hint == "it is kept by: esimbpf daemon"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ledger_that_another_holds_is_said_to_be_locked(tmp_path: Path) -> None:
+    with closing(connect(tmp_path)) as one, closing(sqlite3.connect(tmp_path / FILE_NAME, timeout=0)) as other:
+        one.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(LedgerError, match="is locked by another process"), said(tmp_path / FILE_NAME):
+            other.execute("BEGIN IMMEDIATE")
+        with suppress(sqlite3.Error):
+            one.execute("ROLLBACK")
