@@ -14,6 +14,7 @@ from esimbpf.cli.demo import demo
 from esimbpf.cli.doctor import doctor
 from esimbpf.cli.links import links
 from esimbpf.cli.options import Common, EngineName
+from esimbpf.cli.report import report
 from esimbpf.cli.run import run
 from esimbpf.cli.top import top
 from esimbpf.cli.watch import watch
@@ -84,5 +85,6 @@ app.command()(attach)
 app.command()(detach)
 app.command()(status)
 app.command()(daemon)
+app.command()(report)
 app.command()(demo)
 app.command()(doctor)

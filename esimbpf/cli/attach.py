@@ -10,12 +10,13 @@ import typer
 from esimbpf import __version__
 from esimbpf.cli.options import Common, Links, MaxProcesses, checked_max_processes
 from esimbpf.errors import CannotError, UsageError
+from esimbpf.ledger.fold import Attachment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from esimbpf.kernel.links import FoundLink
-    from esimbpf.kernel.pins import PinnedEngine
+    from esimbpf.kernel.pins import About, PinnedEngine
 
 
 def attach(
@@ -91,6 +92,18 @@ def open_attached() -> PinnedEngine:
             "what is attached counts in another network namespace", "take it off there first: esimbpf detach"
         )
     return engine
+
+
+def attachment_of(about: About) -> Attachment:
+    """What the ledger wants to know of what is attached."""
+    return Attachment(
+        about.attach_id,
+        about.boot_id,
+        about.started_wall_ns / 1e9,
+        about.started_boottime_ns,
+        about.links,
+        about.sees_all,
+    )
 
 
 def _only_whole(common: Common) -> None:

@@ -17,12 +17,12 @@ import typer
 
 from esimbpf import config
 from esimbpf.attribution import Namer
-from esimbpf.cli.attach import keep_attached, open_attached
+from esimbpf.cli.attach import attachment_of, keep_attached, open_attached
 from esimbpf.cli.options import Common, Links, MaxProcesses, checked_max_processes
 from esimbpf.errors import CannotError, EsimbpfError, LedgerError, UsageError
 from esimbpf.journal import log, notify
 from esimbpf.ledger.database import FILE_NAME, connect, said
-from esimbpf.ledger.fold import Attachment, Folding, thin
+from esimbpf.ledger.fold import Folding, thin
 from esimbpf.pace import Pace
 from esimbpf.text import printable
 
@@ -144,18 +144,9 @@ class _Work:
         from esimbpf.kernel.reader import Reader
 
         self._engine = open_attached()
-        about = self._engine.about
-        attachment = Attachment(
-            about.attach_id,
-            about.boot_id,
-            about.started_wall_ns / 1e9,
-            about.started_boottime_ns,
-            about.links,
-            about.sees_all,
-        )
-        self._reader = Reader(self._engine, len(about.links))
+        self._reader = Reader(self._engine, len(self._engine.about.links))
         with said(self._path):
-            self._folding = Folding(self._database, attachment, self._namer)
+            self._folding = Folding(self._database, attachment_of(self._engine.about), self._namer)
 
     def close(self) -> None:
         """Let go; what is attached stays."""

@@ -212,15 +212,21 @@ def _prepare(db: sqlite3.Connection, path: Path, read_only: bool) -> None:
 
 @contextmanager
 def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """All that is written within happens, or none of it."""
-    db.execute("BEGIN IMMEDIATE")
+    """All that is written within happens, or none of it; it may be a part of a larger one."""
+    begin, commit, rollback = (
+        ("SAVEPOINT part", "RELEASE part", "ROLLBACK TO part; RELEASE part")
+        if db.in_transaction
+        else ("BEGIN IMMEDIATE", "COMMIT", "ROLLBACK")
+    )
+    db.execute(begin)
     try:
         yield
-        db.execute("COMMIT")
+        db.execute(commit)
     except BaseException:
         # A full disk may have ended it already.
         with suppress(sqlite3.Error):
-            db.execute("ROLLBACK")
+            for statement in rollback.split("; "):
+                db.execute(statement)
         raise
 
 

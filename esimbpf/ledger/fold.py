@@ -19,7 +19,16 @@ from esimbpf.ledger.database import transaction
 from esimbpf.model import NOTHING, Counters, Kind
 from esimbpf.snapshot import Snapshot
 
-__all__ = ["KEEP_MINUTES_S", "KEEP_QUARTERS_S", "Attachment", "Folding", "thin"]
+__all__ = [
+    "DAY_S",
+    "KEEP_MINUTES_S",
+    "KEEP_QUARTERS_S",
+    "MINUTE_S",
+    "QUARTER_S",
+    "Attachment",
+    "Folding",
+    "thin",
+]
 
 MINUTE_S: Final = 60
 QUARTER_S: Final = 900

@@ -22,7 +22,7 @@ from esimbpf.ledger.database import FILE_NAME
 from esimbpf.model import NOTHING, Counters
 from tests.live.netlab import Lab, run
 from tests.live.traffic import Puppet, Scene, begin_transfer, datagrams, udp
-from tests.live.watching import PATIENCE_S, Watch, esimbpf
+from tests.live.watching import COUNTERS, PATIENCE_S, Watch, esimbpf
 
 KILLS = 200
 PINS = Path(f"/sys/fs/bpf/esimbpf-test-{os.getpid()}")
@@ -350,3 +350,23 @@ def test_a_ledger_that_cannot_be_used_is_told_and_left_alone(
     refused = command(lab, "--state-dir", str(tmp_path), "daemon", "wwan0", status=3)
     assert words in refused.stderr
     assert len(refused.stderr.splitlines()) == 2
+
+
+# --- the report --------------------------------------------------------------------------------------------------
+
+
+def test_a_report_has_what_no_daemon_has_folded_yet_and_folds_nothing(lab: Lab, tmp_path: Path) -> None:
+    before = lab.link.crossed()
+    with daemon(lab, tmp_path) as process:
+        udp(lab, up=3)
+        end(process)
+    folded = ledger(tmp_path)
+    udp(lab, down=17, up=19)
+    words = ("--state-dir", str(tmp_path), "report", "--json", "--per", "hour")
+    for _ in range(2):
+        lines = [json.loads(line) for line in command(lab, *words).stdout.splitlines()]
+        told = [Counters(*(line[name] for name in COUNTERS)) for line in lines]
+        assert sum(told, NOTHING) == lab.link.crossed() - before
+    assert ledger(tmp_path) == folded
+    shown = command(lab, "--state-dir", str(tmp_path), "report").stdout
+    assert "puppet.py" in shown
