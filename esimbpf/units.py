@@ -1,11 +1,16 @@
-"""Bytes and rates as people read them."""
+"""Bytes and rates as people read and write them."""
 
 from __future__ import annotations
 
+import re
+from decimal import Decimal
 from enum import StrEnum
 from typing import Final
 
-__all__ = ["Units", "bytes_text", "rate_text"]
+from esimbpf.errors import UsageError
+from esimbpf.text import printable
+
+__all__ = ["Units", "bytes_text", "parse_rate", "parse_size", "rate_text"]
 
 
 class Units(StrEnum):
@@ -39,3 +44,36 @@ def bytes_text(count: float, units: Units = Units.SI) -> str:
 def rate_text(bytes_per_second: float, units: Units = Units.SI) -> str:
     """A rate, as in `12.3 kB/s`; less than one byte per second is `0`."""
     return f"{bytes_text(bytes_per_second, units)}/s" if bytes_per_second >= 0.5 else "0"
+
+
+# SI's prefixes by thousands, IEC's (IEC 80000-13) by 1024; people write K for SI's k.
+_FACTORS: Final = {
+    prefix + ending: (1000 if not ending else 1024) ** power
+    for power, prefix in enumerate(("", "k", "m", "g", "t", "p"))
+    for ending in ("", "i")
+    if prefix or not ending
+}
+_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgtp]i?)?b)?", re.IGNORECASE)
+_RATE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgtp]i?)?(b/s|bit(?:/s)?)", re.IGNORECASE)
+_MOST: Final = 2**63 - 1
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size: `500MB`, `1.5GiB`, `1200B`; a bare number is bytes. Parts of a byte are cut off.
+
+    Raises UsageError.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    amount = int(Decimal(found[1]) * _FACTORS[(found[2] or "").lower()]) if found else -1
+    if not 0 <= amount <= _MOST:
+        raise UsageError(f"{printable(text)!r} is no size", "write it as 500MB, 1.5GiB or 1200B")
+    return amount
+
+
+def parse_rate(text: str) -> float:
+    """Bytes per second of a rate: `128kbit`, `1Mbit/s`, `200kB/s`. Raises UsageError."""
+    found = _RATE.fullmatch(text.strip())
+    if not found or not Decimal(found[1]):
+        raise UsageError(f"{printable(text)!r} is no rate", "write it as 128kbit, 1Mbit or 200kB/s")
+    amount = Decimal(found[1]) * _FACTORS[(found[2] or "").lower()]
+    return float(amount if found[3].lower() == "b/s" else amount / 8)

@@ -14,6 +14,7 @@ from esimbpf.cli.demo import demo
 from esimbpf.cli.doctor import doctor
 from esimbpf.cli.links import links
 from esimbpf.cli.options import Common, EngineName
+from esimbpf.cli.plan import plan
 from esimbpf.cli.report import report
 from esimbpf.cli.run import run
 from esimbpf.cli.top import top
@@ -86,5 +87,6 @@ app.command()(detach)
 app.command()(status)
 app.command()(daemon)
 app.command()(report)
+app.add_typer(plan, name="plan")
 app.command()(demo)
 app.command()(doctor)

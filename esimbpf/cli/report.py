@@ -69,7 +69,7 @@ def report(
         raise UsageError(f"--top {top} is no number of rows", "give 1 or more, or leave it out")
     common: Common = context.obj
     zone, now = local_zone(), datetime.now(UTC)
-    with _ledger(common) as db:
+    with open_ledger(common) as db:
         known = bounds(db)
         begin = _moment(since, now, zone) if since else _default_begin(now, zone, known)
         end = _moment(until, now, zone) if until else now
@@ -136,7 +136,7 @@ def _show(
 
 
 @contextmanager
-def _ledger(common: Common) -> Iterator[sqlite3.Connection]:
+def open_ledger(common: Common) -> Iterator[sqlite3.Connection]:
     """The ledger, with what the kernel has counted and no daemon has folded yet, where this user may read that."""
     from esimbpf.kernel.pins import pinned_here
     from esimbpf.kernel.reader import Reader

@@ -151,7 +151,15 @@ def _first(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
-MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (("the first tables", _first),)
+def _plans(db: sqlite3.Connection) -> None:
+    # target is link:NAME or profile:ICCID; plan is JSON, as esimbpf/plan.py writes it.
+    db.execute("CREATE TABLE plan (target TEXT PRIMARY KEY, plan TEXT NOT NULL) STRICT, WITHOUT ROWID")
+
+
+MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
+    ("the first tables", _first),
+    ("plans", _plans),
+)
 """By name, in their order; the number of those that were made is the file's user_version."""
 
 

@@ -1,0 +1,160 @@
+"""`esimbpf plan`: the allowance, and whether it will last."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+import typer
+
+from esimbpf.cli.options import Common
+from esimbpf.cli.report import open_ledger
+from esimbpf.errors import CannotError, UsageError
+from esimbpf.ledger import plans
+from esimbpf.ledger.database import FILE_NAME, connect, said
+from esimbpf.plan import Plan, parse_cycle, parse_end
+from esimbpf.spans import local_zone
+from esimbpf.text import printable
+from esimbpf.units import Units
+
+plan = typer.Typer(
+    no_args_is_help=True,
+    help="The data plan: what was agreed, what is used of it, and whether it will last.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Link = Annotated[
+    str | None,
+    typer.Argument(metavar="LINK", help="The link; without, the cellular one that is there.", show_default=False),
+]
+Profile = Annotated[
+    str | None,
+    typer.Option(metavar="ICCID", help="The SIM profile that it is for, instead of a link.", show_default=False),
+]
+
+
+@plan.command("set")
+def set_plan(
+    context: typer.Context,
+    allowance: Annotated[str, typer.Option(metavar="SIZE", help="Of a cycle, as the carrier writes it: 10GB, 5GiB.")],
+    cycle: Annotated[
+        str,
+        typer.Option(
+            metavar="CYCLE",
+            help="monthly:15 (from the 15th), 30d:2026-11-01 (every 30 days from then), once:7d (7 days from the first "
+            "use).",
+        ),
+    ],
+    link: Link = None,
+    profile: Profile = None,
+    used: Annotated[str, typer.Option(metavar="SIZE", help="Used of this cycle by now, as the carrier says.")] = "0B",
+    rollover: Annotated[
+        bool, typer.Option("--rollover", metavar="", help="What is left goes to the next cycle.")
+    ] = False,
+    then: Annotated[
+        str, typer.Option(metavar="END", help="At the end: cut, throttled:64kbit or billed:0.01EUR/MB.")
+    ] = "cut",
+    zone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ZONE", help="In which the carrier's days begin: Europe/Berlin.", show_default="this machine's"
+        ),
+    ] = None,
+    warn: Annotated[str, typer.Option(metavar="PERCENT,…", help="Levels at which to warn.")] = "80,95",
+) -> None:
+    """Say what was agreed with the carrier; in the place of what was said before.
+
+    [dim]10 GB a month from the 15th:[/dim]   esimbpf plan set --allowance 10GB --cycle monthly:15
+    [dim]A travel eSIM:[/dim]                 esimbpf plan set --allowance 3GB --cycle once:7d --then billed:0.02EUR/MB
+    """
+    common: Common = context.obj
+    levels = [part.strip() for part in warn.split(",") if part.strip()]
+    if not all(level.isascii() and level.isdecimal() for level in levels):
+        raise UsageError(f"{printable(warn)!r} is no list of percentages", "for example: --warn 80,95")
+    if zone is None:
+        local = local_zone()
+        zone = local.key if isinstance(local, ZoneInfo) and local.key else "UTC"
+    made = Plan(
+        target=_target(link, profile),
+        allowance=allowance,
+        cycle=parse_cycle(cycle),
+        zone=zone,
+        since=datetime.now(UTC),
+        used=used,
+        rollover=rollover,
+        warn=tuple(map(int, levels)),
+        **parse_end(then),
+    )
+    db = connect(common.state_dir)
+    try:
+        with said(common.state_dir / FILE_NAME):
+            plans.keep(db, made)
+    finally:
+        db.close()
+    print(f"kept for {printable(made.target)}; see esimbpf plan show", file=sys.stderr)
+
+
+@plan.command("show")
+def show_plan(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print JSON lines, one for each plan.")] = False,
+    units: Annotated[Units, typer.Option(help="Decimal or binary prefixes.")] = Units.SI,
+) -> None:
+    """Used, remaining, will it last, what is safe today, what it costs, and who is to blame; for every plan."""
+    import orjson
+    from rich.console import Console
+
+    from esimbpf.sinks.plan import plan_fields, plan_screen
+
+    now = datetime.now(UTC)
+    with open_ledger(context.obj) as db:
+        told = [(one, plans.judged(db, one, now)) for one in plans.kept(db)]
+    if not told:
+        raise CannotError(
+            "no plan is known", "say what was agreed: esimbpf plan set --allowance 10GB --cycle monthly:1"
+        )
+    if as_json:
+        for one, assessment in told:
+            sys.stdout.buffer.write(orjson.dumps(plan_fields(one, assessment), option=orjson.OPT_APPEND_NEWLINE))
+        return
+    console = Console(highlight=False)
+    ascii_only = not console.encoding.lower().startswith("utf")
+    for number, (one, assessment) in enumerate(told):
+        if number:
+            console.print()
+        console.print(plan_screen(one, assessment, units, ascii_only))
+
+
+@plan.command("remove")
+def remove_plan(context: typer.Context, link: Link = None, profile: Profile = None) -> None:
+    """Forget a plan; what was counted stays."""
+    common: Common = context.obj
+    target = _target(link, profile)
+    db = connect(common.state_dir)
+    try:
+        with said(common.state_dir / FILE_NAME):
+            removed = plans.remove(db, target)
+    finally:
+        db.close()
+    if not removed:
+        raise CannotError(f"no plan is known for {printable(target)}", "see which there are: esimbpf plan show")
+    print(f"forgotten: {printable(target)}", file=sys.stderr)
+
+
+def _target(link: str | None, profile: str | None) -> str:
+    """Whom a plan is for; the one cellular link that is there if nothing is said."""
+    if link and profile:
+        raise UsageError("a plan is for a link or for a profile", "leave one of them out")
+    if profile:
+        return f"profile:{printable(profile)}"
+    if link:
+        return f"link:{printable(link)}"
+    from esimbpf.kernel.links import choose, list_links
+
+    found = choose((), list_links())
+    if len(found) > 1:
+        names = ", ".join(one.link.name for one in found)
+        raise UsageError(f"there are several cellular links: {names}", "name the one that the plan is for")
+    return f"link:{found[0].link.name}"

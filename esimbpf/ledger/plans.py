@@ -1,0 +1,93 @@
+"""The plans that the ledger keeps, and what it knows for judging them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+
+from esimbpf.ledger.database import transaction
+from esimbpf.ledger.fold import QUARTER_S
+from esimbpf.ledger.query import ReportBy, bounds, usage
+from esimbpf.plan import Assessment, DayUse, Plan, assess, current_cycle
+from esimbpf.spans import Once, Span, cycle_at, days_of, zone_named
+from esimbpf.units import parse_size
+
+__all__ = ["judged", "keep", "kept", "remove"]
+
+_DAYS_BEFORE = 28
+
+
+def keep(db: sqlite3.Connection, plan: Plan) -> None:
+    """Keep a plan, in the place of the one that its target had."""
+    with transaction(db):
+        db.execute("INSERT OR REPLACE INTO plan VALUES (?, ?)", (plan.target, json.dumps(plan.to_json())))
+
+
+def remove(db: sqlite3.Connection, target: str) -> bool:
+    """Forget a target's plan; False if it had none."""
+    with transaction(db):
+        return db.execute("DELETE FROM plan WHERE target = ?", (target,)).rowcount > 0
+
+
+def kept(db: sqlite3.Connection) -> Iterator[Plan]:
+    """All plans, by target."""
+    for target, text in db.execute("SELECT target, plan FROM plan ORDER BY target").fetchall():
+        yield Plan.from_json(target, json.loads(text))
+
+
+def judged(db: sqlite3.Connection, plan: Plan, now: datetime) -> Assessment:
+    """How a plan stands by what was counted."""
+    zone = zone_named(plan.zone)
+    first_use = _first_use(db, plan)
+    cycle = current_cycle(plan, now, first_use)
+    if cycle is None:
+        return assess(plan, now, [], 0)
+    counted_from = max(cycle.begin, plan.since) if cycle.begin <= plan.since else cycle.begin
+    used = _bytes(db, plan, Span(counted_from, now))
+    if cycle.begin <= plan.since < cycle.end:
+        used += parse_size(plan.used)
+    before = cycle_at(plan.cycle, cycle.begin - timedelta(microseconds=1), zone)
+    known = bounds(db)
+    previous = None
+    # Of a cycle that was not counted from its beginning nobody knows what it has left over.
+    if not isinstance(plan.cycle, Once) and before and known and known.begin <= before.begin:
+        previous = _bytes(db, plan, before)
+    begin = max(cycle.begin - timedelta(days=_DAYS_BEFORE), known.begin) if known else cycle.begin
+    days = []
+    for day in days_of(Span(begin, now), zone):
+        rows = list(usage(db, [day], ReportBy.LINK, now_s=now.timestamp()))
+        mine = [row for row in rows if plan.target in (f"link:{row.link}", f"profile:{row.profile}")]
+        # The day on which counting began is not whole.
+        unknown_s = max(0.0, (known.begin - day.begin).total_seconds()) if known else 0.0
+        gap_s = max((row.gap_s for row in mine), default=0.0) + unknown_s
+        days.append(DayUse(day, sum(row.counters.total_bytes for row in mine), gap_s))
+    by_app: dict[str, int] = {}
+    for row in usage(db, [Span(cycle.begin, now)], ReportBy.APP, now_s=now.timestamp()):
+        if plan.target in (f"link:{row.link}", f"profile:{row.profile}"):
+            name = row.name or row.kind
+            by_app[name] = by_app.get(name, 0) + row.counters.total_bytes
+    return assess(plan, now, days, used, previous, by_app, first_use)
+
+
+def _bytes(db: sqlite3.Connection, plan: Plan, span: Span) -> int:
+    rows = usage(db, [span], ReportBy.LINK, now_s=span.end.timestamp())
+    return sum(
+        row.counters.total_bytes for row in rows if plan.target in (f"link:{row.link}", f"profile:{row.profile}")
+    )
+
+
+def _first_use(db: sqlite3.Connection, plan: Plan) -> date | None:
+    """The date on which anything was counted since a single cycle's plan was made known."""
+    if not isinstance(plan.cycle, Once) or plan.cycle.first is not None:
+        return None
+    kind, _, name = plan.target.partition(":")
+    column = "link.name" if kind == "link" else "profile.iccid"
+    since_s = int(plan.since.timestamp()) // QUARTER_S * QUARTER_S
+    (begin_s,) = db.execute(
+        "SELECT min(begin_s) FROM quarter JOIN link ON link.id = link_id JOIN profile ON profile.id = profile_id "
+        f"WHERE begin_s >= ? AND {column} = ?",
+        (since_s, name),
+    ).fetchone()
+    return None if begin_s is None else datetime.fromtimestamp(begin_s, UTC).astimezone(zone_named(plan.zone)).date()

@@ -1,0 +1,129 @@
+"""How a plan stands: one screen for people, and an object for programs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from esimbpf.plan import Assessment, Plan, cycle_text
+from esimbpf.units import Units, bytes_text
+
+__all__ = ["plan_fields", "plan_screen"]
+
+_BAR: Final = 40
+
+
+def plan_screen(plan: Plan, told: Assessment, units: Units = Units.SI, ascii_only: bool = False) -> RenderableType:
+    """Used, remaining, will it last, what is safe today, what it costs, and who is to blame."""
+    target = plan.target.partition(":")[2]
+    if told.cycle is None:
+        return Text(
+            f"{target}: {plan.allowance}, not in use: its cycle ({cycle_text(plan.cycle)}) has not begun, or is over"
+        )
+    zone = ZoneInfo(plan.zone)
+    lines = Table.grid(padding=(0, 2, 0, 0))
+    lines.add_column(no_wrap=True)
+    lines.add_column(overflow="fold")
+    style = "bold red" if told.over_bytes else "yellow" if told.warnings else "bold green"
+    used = Text(f"{bytes_text(told.used_bytes, units)} of {bytes_text(told.allowance_bytes, units)}", "bold")
+    used.append(f"  {_bar(told.used_part, ascii_only)} {told.used_part:.0%}", style)
+    lines.add_row("used", used)
+    if told.over_bytes:
+        lines.add_row("over", Text(f"{bytes_text(told.over_bytes, units)}: {_end(plan, told)}", style))
+    else:
+        lines.add_row(
+            "remaining", Text(f"{bytes_text(told.remaining_bytes, units)} for {told.days_left:.1f} days", "bold")
+        )
+    lines.add_row("will it last", _forecast(told, zone, units))
+    lines.add_row(
+        "safe today",
+        f"{bytes_text(told.safe_today_bytes, units)} more (today: {bytes_text(told.used_today_bytes, units)})",
+    )
+    if told.pace is not None:
+        faster = "faster" if told.pace > 1 else "slower"
+        lines.add_row("pace", f"{told.pace:.2f} times the plan's: {faster} than the days pass")
+    lines.add_row("cycle", f"{_day(told.cycle.begin, zone)} to {_day(told.cycle.end, zone)} ({plan.zone})")
+    if told.rolled_over_bytes:
+        lines.add_row("rolled over", f"{bytes_text(told.rolled_over_bytes, units)} of the cycle before, in the above")
+    if told.blame:
+        apps = ", ".join(f"{name} {bytes_text(amount, units)}" for name, amount in told.blame)
+        lines.add_row("most used by", Text(apps))
+    if told.gap_s >= 60:
+        lines.add_row(
+            "gaps",
+            Text(f"{told.gap_s / 3600:.1f} h of the cycle were not counted: what was used then is missing", "yellow"),
+        )
+    return Group(Text(f"{target}  {plan.allowance} {cycle_text(plan.cycle)}", "bold cyan"), lines)
+
+
+def _forecast(told: Assessment, zone: ZoneInfo, units: Units) -> Text:
+    if told.typical_day_bytes is None and not told.over_bytes:
+        return Text(f"too early to say: {told.days_known} whole days are known, and it takes 3", "dim")
+    basis = (
+        f" (as the median of the last {told.days_known} days: {bytes_text(told.typical_day_bytes, units)} a day)"
+        if told.typical_day_bytes is not None
+        else ""
+    )
+    if told.over_bytes or (told.runs_out and told.runs_out <= told.now):
+        return Text("no: it is used up", "bold red")
+    if told.runs_out:
+        return Text.assemble((f"no: it runs out on {_day(told.runs_out, zone)}", "bold red"), basis)
+    return Text.assemble(("yes", "bold green"), basis)
+
+
+def _end(plan: Plan, told: Assessment) -> str:
+    if plan.at_end == "billed":
+        price = told.cost.quantize(Decimal("0.01"), rounding=ROUND_HALF_UP)
+        return f"costs {price} {plan.currency} so far".replace("  ", " ")
+    if plan.at_end == "throttled":
+        return f"throttled to {plan.rate}" if plan.rate else "throttled"
+    return "the carrier cuts it off"
+
+
+def _bar(part: float, ascii_only: bool) -> str:
+    full = min(_BAR, round(part * _BAR))
+    return ("#" if ascii_only else "█") * full + ("." if ascii_only else "░") * (_BAR - full)
+
+
+def _day(moment: datetime, zone: ZoneInfo) -> str:
+    return moment.astimezone(zone).strftime("%a %Y-%m-%d")
+
+
+def _utc(moment: datetime | None) -> str | None:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else None
+
+
+def plan_fields(plan: Plan, told: Assessment) -> dict[str, object]:
+    """An object of type `plan`, version 1; null where nothing can be said. Money is a decimal number in a string."""
+    return {
+        "type": "plan",
+        "v": 1,
+        "time": _utc(told.now),
+        "target": plan.target,
+        "plan": plan.to_json(),
+        "cycle_begin": _utc(told.cycle.begin) if told.cycle else None,
+        "cycle_end": _utc(told.cycle.end) if told.cycle else None,
+        "used_bytes": told.used_bytes,
+        "allowance_bytes": told.allowance_bytes,
+        "rolled_over_bytes": told.rolled_over_bytes,
+        "remaining_bytes": told.remaining_bytes,
+        "over_bytes": told.over_bytes,
+        "days_left": round(told.days_left, 3),
+        "pace": told.pace and round(told.pace, 3),
+        "typical_day_bytes": told.typical_day_bytes,
+        "days_known": told.days_known,
+        "runs_out": _utc(told.runs_out),
+        "used_today_bytes": told.used_today_bytes,
+        "safe_today_bytes": told.safe_today_bytes,
+        "cost": str(told.cost),
+        "currency": plan.currency or None,
+        "warnings": told.warnings,
+        "blame": [{"app": name, "bytes": amount} for name, amount in told.blame],
+        "gap_s": round(told.gap_s, 3),
+    }
