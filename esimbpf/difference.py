@@ -55,6 +55,9 @@ class Standing:
     no_ip: Counters = NOTHING
     never_whole: Counters = NOTHING
     """Received as fragments of what never became whole."""
+    debt: Counters = NOTHING
+    """What counting that was relieved by this one has told beyond what had come in (or, negative, not told of it):
+    packets that came in under one version of the programs and got somewhere under the other."""
 
 
 def sum_of(parts: Iterable[Counters]) -> Counters:
@@ -79,12 +82,13 @@ class Difference:
         self._no_ip = standing.no_ip
         self._waiting: deque[tuple[int, _Received]] = deque()
         self._never_whole = _Received.of(standing.never_whole)
+        self._debt = standing.debt
 
     @property
     def standing(self) -> Standing:
         """How far it has told."""
         never_whole = Counters(rx_bytes=self._never_whole.bytes, rx_packets=self._never_whole.packets)
-        return Standing(dict(self._totals), self._no_ip, never_whole)
+        return Standing(dict(self._totals), self._no_ip, never_whole, self._debt)
 
     def advance(self, reading: LinkReading, now_ns: int, final: bool = False) -> LinkDelta:
         """What has been added since the last call; `final` carries nothing over any more."""
@@ -93,7 +97,7 @@ class Difference:
         forwarded = _Received.of(at[ReservedSlot.FORWARDED])
         taken = _Received.of(at[ReservedSlot.TAKEN])
         headers, waiting = self._fragments(at, now_ns, final)
-        left = arrived - taken - forwarded - headers - waiting
+        left = arrived - taken - forwarded - headers - waiting - _Received.of(self._debt)
         # A router that fragments sends on more than it received.
         forwarded = (forwarded + left.negative_part()).at_least_zero()
         left = left.at_least_zero()

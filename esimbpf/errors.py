@@ -61,4 +61,11 @@ class KernelLacks(CannotError):
 
 
 class LedgerError(CannotError):
-    """The ledger cannot be read or written at the moment; nothing that was in it is lost."""
+    """The ledger cannot be read or written at the moment; nothing that was in it is lost.
+
+    `passing` if it may be used on as it is when the cause has gone: it is locked, or the disk is full.
+    """
+
+    def __init__(self, message: str, hint: str = "", passing: bool = False) -> None:
+        super().__init__(message, hint)
+        self.passing = passing

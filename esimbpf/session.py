@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Self
@@ -19,7 +19,7 @@ from esimbpf.kernel.engine import Engine, header_bytes
 from esimbpf.kernel.links import FoundLink, LinkMonitor, follow, list_links
 from esimbpf.kernel.mounts import cgroup2_root
 from esimbpf.kernel.netns import cookie
-from esimbpf.kernel.pins import PinnedEngine, boot_id, pinned_here
+from esimbpf.kernel.pins import PinnedEngine, boot_id, changing, pinned_here
 from esimbpf.kernel.reader import Reader
 from esimbpf.model import NOTHING, GroupBy, LinkTick, Process, Start, Tick
 from esimbpf.snapshot import FIRST_PROCESS_SLOT, ReservedSlot
@@ -74,7 +74,7 @@ class Session:
             pinned = None if cgroup else undo.enter_context(_pinned_for(links))
             if pinned:
                 self._engine: Engine = pinned
-                numbers = [pinned.add(found.link.name) for found in links]
+                numbers = [pinned.about.links.index(found.link.name) for found in links]
                 sees_all = pinned.about.sees_all
             else:
                 self._engine = undo.enter_context(Engine(max_processes, len(links), follow=follow))
@@ -85,10 +85,10 @@ class Session:
                 _Watched(number, found, LinkTally(namer, groupings), Difference(sees_all))
                 for number, found in zip(numbers, links, strict=True)
             ]
+            self._owns_slots = pinned is None
             for watched, found in zip(self._links, links, strict=True):
                 if not self._attach(watched, found):
                     raise NoSuchLink(f"{found.link.name} has just vanished", "see what is there: esimbpf links")
-            self._owns_slots = pinned is None
             self._reader = Reader(self._engine, max(numbers) + 1, self._owns_slots)
             if pinned:
                 # What was counted before is not this run's.
@@ -199,8 +199,9 @@ class Session:
     def _attach(self, watched: _Watched, found: FoundLink) -> bool:
         """Count this interface as the watched link; False if it is gone again."""
         try:
-            self._engine.attach_link(watched.index, found.link.ifindex, header_bytes(found.device_type))
-        except (OSError, NoSuchLink):
+            with nullcontext() if self._owns_slots else changing():
+                self._engine.attach_link(watched.index, found.link.ifindex, header_bytes(found.device_type))
+        except OSError:
             return False
         watched.link = found.link
         watched.present = True
@@ -239,11 +240,11 @@ class Session:
         return tuple(warnings)
 
 
-def attach_all(engine: Engine, cgroup: str | None = None) -> bool:
-    """Attach all that knows no link; whether all received packets are then seen, wherever they go."""
+def attach_all(engine: Engine, cgroup: str | None = None, without: Collection[str] = ()) -> bool:
+    """Attach all that knows no link, but for `without`; whether all received packets are seen, wherever they go."""
     engine.set_namespace(cookie() or 0)
     attached_to = cgroup2_root(cgroup)
-    engine.attach(attached_to)
+    engine.attach(attached_to, without)
     # Else what no socket took may have been forwarded, or another cgroup's.
     return attached_to == cgroup2_root() and all(lost.program.name != "forwarded" for lost in engine.lost)
 

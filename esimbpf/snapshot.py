@@ -46,6 +46,9 @@ class Snapshot:
     """One reading of all links."""
 
     boottime_ns: int
+    """Nanoseconds since boot, those in which the machine slept included (CLOCK_BOOTTIME)."""
+    awake_ns: int
+    """The same without those (CLOCK_MONOTONIC)."""
     wall_ns: int
     """Nanoseconds since the Unix epoch, at the same moment."""
     links: tuple[LinkReading, ...]

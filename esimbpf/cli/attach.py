@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from esimbpf import __version__
+from esimbpf import config
+from esimbpf.attribution import Namer
 from esimbpf.cli.options import Common, Links, MaxProcesses, checked_max_processes
-from esimbpf.errors import CannotError, UsageError
-from esimbpf.ledger.fold import Attachment
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from esimbpf.kernel.links import FoundLink
-    from esimbpf.kernel.pins import About, PinnedEngine
+from esimbpf.errors import UsageError
 
 
 def attach(
@@ -25,7 +19,9 @@ def attach(
     replace: Annotated[
         bool,
         typer.Option(
-            "--replace", metavar="", help="Put this version's programs in the place of those that are attached."
+            "--replace",
+            metavar="",
+            help="Put this version's programs in the place of those that are attached; nothing counted is lost.",
         ),
     ] = False,
     max_processes: MaxProcesses = 16384,
@@ -35,108 +31,47 @@ def attach(
     Twice is harmless; a further LINK is added to those that are counted. `top`, `watch` and `run` then read what is
     counted instead of attaching anew. Nothing is written to disk: that is done by `daemon`.
     """
+    from esimbpf import attachment
     from esimbpf.kernel.links import choose, list_links
 
     checked_max_processes(max_processes)
     common: Common = context.obj
-    _only_whole(common)
+    if common.cgroup:
+        raise UsageError("counting that outlives a command looks at all processes", "leave --cgroup out")
+    namer = Namer(config.read(common.config).apps)
     chosen = choose(links or (), list_links())
-    fresh = keep_attached(chosen, max_processes, replace)
+    if replace:
+        begun = attachment.replace(chosen, max_processes, common.state_dir, namer)
+    else:
+        begun = attachment.keep_attached(chosen, max_processes)
     names = ", ".join(found.link.name for found in chosen)
-    done = "replaced" if replace and not fresh else "attached" if fresh else "attached already"
+    done = "attached" if begun else "replaced" if replace else "attached already"
     print(f"{done}: {names} is counted with no command running; see esimbpf status", file=sys.stderr)
 
 
-def keep_attached(chosen: Sequence[FoundLink], max_processes: int, replace: bool = False) -> bool:
-    """Attach for good what is not attached yet; whether nothing was. Raises the engine's errors."""
-    from esimbpf.kernel import pins
-    from esimbpf.kernel.abi import MAX_LINKS
-    from esimbpf.kernel.engine import Engine
-    from esimbpf.session import attach_all
-
-    if len(chosen) > MAX_LINKS:
-        raise UsageError(f"{len(chosen)} links are more than can be counted at once", f"name at most {MAX_LINKS}")
-    with pins.changing():
-        strangers = pins.foreign()
-        if strangers and not replace:
-            raise CannotError(
-                f"another version of esimbpf is attached: {', '.join(map(str, strangers))}",
-                "take it off with that version's `esimbpf detach`; or `esimbpf attach --replace`, which loses what it "
-                "has counted and no daemon has written down",
-            )
-        fresh = not pins.place().exists()
-        if fresh:
-            with Engine(max_processes, MAX_LINKS, follow=True) as engine:
-                pins.attach(engine, (), attach_all(engine), __version__)
-        with open_attached() as pinned:
-            if replace and not fresh:
-                pinned.relieve(__version__)
-            numbers = [pinned.add(found.link.name) for found in chosen]
-        for path in strangers:
-            pins.remove(path)
-    with open_attached() as pinned:
-        for number, found in zip(numbers, chosen, strict=True):
-            pinned.attach_found(number, found)
-    return fresh
-
-
-def open_attached() -> PinnedEngine:
-    """What is pinned; CannotError if it is not for this network namespace."""
-    from esimbpf.kernel.netns import cookie
-    from esimbpf.kernel.pins import PinnedEngine
-
-    engine = PinnedEngine()
-    if engine.about.netns_cookie != (cookie() or 0):
-        engine.close()
-        raise CannotError(
-            "what is attached counts in another network namespace", "take it off there first: esimbpf detach"
-        )
-    return engine
-
-
-def attachment_of(about: About) -> Attachment:
-    """What the ledger wants to know of what is attached."""
-    return Attachment(
-        about.attach_id,
-        about.boot_id,
-        about.started_wall_ns / 1e9,
-        about.started_boottime_ns,
-        about.links,
-        about.sees_all,
-    )
-
-
-def _only_whole(common: Common) -> None:
-    if common.cgroup:
-        raise UsageError("counting that outlives a command looks at all processes", "leave --cgroup out")
-
-
-def detach() -> None:
+def detach(
+    context: typer.Context,
+    discard: Annotated[
+        bool,
+        typer.Option(
+            "--discard", metavar="", help="Even if what was counted cannot be written down, or is another version's."
+        ),
+    ] = False,
+) -> None:
     """Count no longer with no command running: take off what `attach` or the daemon has put on.
 
-    What is counted and not yet in the ledger is written down first, if there is a ledger.
+    What is counted and not yet in the ledger is written down first, if there is a ledger. A daemon that is at work
+    attaches again: end it first.
     """
-    from esimbpf.kernel import pins
+    from esimbpf import attachment
+    from esimbpf.exclusive import holder
 
-    with pins.changing():
-        strangers = pins.foreign()
-        try:
-            engine = pins.PinnedEngine()
-        except FileNotFoundError:
-            engine = None
-        if engine:
-            with engine:
-                engine.detach_all()
-        removed = pins.remove(pins.place())
-    if removed:
-        print("detached", file=sys.stderr)
-    elif strangers:
-        raise CannotError(
-            f"another version of esimbpf is attached: {', '.join(map(str, strangers))}",
-            "take it off with that version, or put this one in its place: esimbpf attach --replace",
-        )
-    else:
-        print("nothing was attached", file=sys.stderr)
+    common: Common = context.obj
+    removed = attachment.detach(common.state_dir, Namer(config.read(common.config).apps), discard)
+    print("detached" if removed else "nothing was attached", file=sys.stderr)
+    keeper = holder(common.state_dir)
+    if keeper:
+        print(f"a daemon is at work{keeper.words}: it attaches again; end it first", file=sys.stderr)
 
 
 def status(

@@ -17,7 +17,6 @@ import typer
 
 from esimbpf import config
 from esimbpf.attribution import Namer
-from esimbpf.cli.attach import attachment_of
 from esimbpf.cli.options import Common, Links
 from esimbpf.errors import EsimbpfError, UsageError
 from esimbpf.ledger.database import FILE_NAME, connect, said
@@ -138,8 +137,8 @@ def _show(
 @contextmanager
 def open_ledger(common: Common) -> Iterator[sqlite3.Connection]:
     """The ledger, with what the kernel has counted and no daemon has folded yet, where this user may read that."""
+    from esimbpf.attachment import attachment_of, reader_of
     from esimbpf.kernel.pins import pinned_here
-    from esimbpf.kernel.reader import Reader
 
     path = common.state_dir / FILE_NAME
     engine = pinned_here() if path.exists() and os.access(path, os.W_OK) else None
@@ -152,8 +151,8 @@ def open_ledger(common: Common) -> Iterator[sqlite3.Connection]:
             with engine, undone(db):
                 namer = Namer(config.read(common.config).apps)
                 folding = Folding(db, attachment_of(engine.about), namer)
-                if engine.about.links:
-                    folding.take(Reader(engine, len(engine.about.links), owns_slots=False).read())
+                if not folding.followed:
+                    folding.take(reader_of(engine, owns_slots=False).read())
                     folding.commit()
                 yield db
     finally:

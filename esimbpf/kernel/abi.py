@@ -6,13 +6,15 @@ A test holds sizes and offsets against the header's.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from functools import lru_cache
 from sys import intern
-from typing import Final
+from typing import Any, Final
 
 from esimbpf.model import Process
+from esimbpf.snapshot import FIRST_PROCESS_SLOT, ReservedSlot
 from esimbpf.text import printable
 
 VERSION: Final = 1
@@ -23,14 +25,19 @@ PATH_BYTES: Final = 256
 ARGS_BYTES: Final = 256
 
 USAGE: Final = struct.Struct("=4Q")
-"""struct usage: rx_bytes, tx_bytes, rx_packets, tx_packets."""
+"""struct usage."""
+USAGE_FIELDS: Final = ("rx_bytes", "tx_bytes", "rx_packets", "tx_packets")
 USAGES_PER_BLOCK: Final = 64
 USAGE_BLOCK: Final = struct.Struct(f"={4 * USAGES_PER_BLOCK}Q")
 """struct usage_block."""
 SLOT: Final = struct.Struct("=IBBH")
 """struct slot: generation, state, shares, revision."""
 PROCESS: Final = struct.Struct(f"=4Q3I3H6x{COMM_BYTES}s{PATH_BYTES}s{PATH_BYTES}s{ARGS_BYTES}s")
-"""struct process, in the header's order."""
+"""struct process."""
+PROCESS_FIELDS: Final = (
+    *("start_ns", "cgroup_id", "netns_cookie", "exe_inode", "exe_device", "tgid", "uid"),
+    *("exe_bytes", "cgroup_bytes", "args_bytes", "comm", "exe", "cgroup", "args"),
+)
 PROCESS_KEY: Final = struct.Struct("=QII")
 """struct process_key: start_ns, tgid, padding."""
 DESCENDANT: Final = struct.Struct("=2I")
@@ -57,6 +64,41 @@ class SlotState(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Layout:
+    """How the maps of a version of the programs are to be read, kept with them: a later version reads by it.
+
+    Formats are those of the module `struct`, in the order of the fields' names.
+    """
+
+    slots_per_link: int
+    usages_per_block: int = USAGES_PER_BLOCK
+    usage_format: str = USAGE.format
+    usage_fields: tuple[str, ...] = USAGE_FIELDS
+    process_format: str = PROCESS.format
+    process_fields: tuple[str, ...] = PROCESS_FIELDS
+    reserved: tuple[str, ...] = tuple(slot.name for slot in ReservedSlot)
+    """The names of the reserved slots, by number."""
+    first_process_slot: int = FIRST_PROCESS_SLOT
+
+    @classmethod
+    def unpacked(cls, kept: Mapping[str, Any]) -> Layout:
+        """What was kept as JSON; KeyError if something is missing, more is passed over."""
+        values: dict[str, Any] = {one.name: kept[one.name] for one in fields(cls)}
+        for name, value in values.items():
+            if isinstance(value, list):
+                values[name] = tuple(value)
+        return cls(**values)
+
+    def usage(self, raw: bytes, at: int) -> dict[str, int]:
+        """A struct usage."""
+        return dict(zip(self.usage_fields, struct.unpack_from(self.usage_format, raw, at), strict=True))
+
+    def process(self, raw: bytes) -> dict[str, Any]:
+        """A struct process."""
+        return dict(zip(self.process_fields, struct.unpack(self.process_format, raw), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessRecord:
     """struct process, decoded."""
 
@@ -68,34 +110,24 @@ class ProcessRecord:
 
 def decode_process(raw: bytes | memoryview, exited: bool) -> ProcessRecord:
     """Decode one struct process; hostile names come out as printable text."""
-    (
-        start_ns,
-        cgroup_id,
-        _netns_cookie,
-        exe_inode,
-        exe_device,
-        tgid,
-        uid,
-        exe_bytes,
-        cgroup_bytes,
-        args_bytes,
-        comm,
-        exe,
-        cgroup,
-        args,
-    ) = PROCESS.unpack(raw)
+    return process_of(dict(zip(PROCESS_FIELDS, PROCESS.unpack(raw), strict=True)), exited)
+
+
+def process_of(record: Mapping[str, Any], exited: bool) -> ProcessRecord:
+    """Make sense of a struct process by its fields."""
+    exe_bytes, cgroup_bytes, args_bytes = record["exe_bytes"], record["cgroup_bytes"], record["args_bytes"]
     process = Process(
-        pid=tgid,
-        start_ns=start_ns,
-        uid=uid,
-        comm=intern(printable(comm.split(b"\0", 1)[0])),
-        exe=_path(exe[:exe_bytes], exe_bytes),
-        args=_arguments(args[:args_bytes]),
-        cgroup=_path(cgroup[:cgroup_bytes], cgroup_bytes) or "/",
+        pid=record["tgid"],
+        start_ns=record["start_ns"],
+        uid=record["uid"],
+        comm=intern(printable(record["comm"].split(b"\0", 1)[0])),
+        exe=_path(record["exe"][:exe_bytes], exe_bytes),
+        args=_arguments(record["args"][:args_bytes]),
+        cgroup=_path(record["cgroup"][:cgroup_bytes], cgroup_bytes) or "/",
         exited=exited,
-        cgroup_id=cgroup_id,
-        exe_device=exe_device,
-        exe_inode=exe_inode,
+        cgroup_id=record["cgroup_id"],
+        exe_device=record["exe_device"],
+        exe_inode=record["exe_inode"],
     )
     return ProcessRecord(process, cut_exe=exe_bytes >= PATH_BYTES, cut_args=args_bytes >= ARGS_BYTES)
 

@@ -141,7 +141,7 @@ class Engine:
 
     def _open(self, map_fd: Callable[[str], int], program_fd: Callable[[str], int | None]) -> None:
         """Take hold of the maps and programs, wherever they come from."""
-        self.cpus = libbpf.check(libbpf.library().libbpf_num_possible_cpus(), "possible CPUs")
+        self.cpus = libbpf.possible_cpus()
         self._maps = {name: map_fd(name) for name in MAPS}
         self._programs = {program.name: program_fd(program.name) for program in PROGRAMS}
         self.usage_blocks = self._map("usage_blocks", abi.USAGE_BLOCK.size * self.cpus)
@@ -245,13 +245,13 @@ class Engine:
 
     # -- attaching ---------------------------------------------------------------
 
-    def attach(self, cgroup: str) -> None:
-        """Attach all that knows no link, then find the owners of the sockets that are open."""
+    def attach(self, cgroup: str, without: Collection[str] = ()) -> None:
+        """Attach all that knows no link, but for `without`, then find the owners of the sockets that are open."""
         directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for program in PROGRAMS:
                 fd = self.program_fd(program.name)
-                if fd is None:
+                if fd is None or program.name in without:
                     continue
                 try:
                     self._attach(program, fd, directory)

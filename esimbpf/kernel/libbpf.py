@@ -51,7 +51,13 @@ _PROGRAM_INFO: Final = struct.Struct("=4xI8xI44x16s")
 
 # struct bpf_link_info of tcx: type, id, prog_id, and behind a hole of four bytes tcx.ifindex.
 _LINK_INFO: Final = struct.Struct("=3I4xI")
-_ARRAY: Final = 2  # BPF_MAP_TYPE_ARRAY
+
+# struct bpf_map_info up to its value_size: type, id, key_size, value_size.
+_MAP_INFO: Final = struct.Struct("=I8xI")
+
+# enum bpf_map_type
+_ARRAY: Final = 2
+_PERCPU_ARRAY: Final = 6
 
 _WARNING: Final = 0  # enum libbpf_print_level
 
@@ -354,9 +360,31 @@ def pin(fd: int, path: Path) -> None:
     check(library().bpf_obj_pin(fd, os.fsencode(path)), f"pin {path.name}")
 
 
+def repin(fd: int, path: Path) -> None:
+    """`pin` under a name that something else may have: it is kept until this one is."""
+    fresh = path.with_name(f"{path.name}-fresh")
+    fresh.unlink(missing_ok=True)
+    pin(fd, fresh)
+    fresh.rename(path)
+
+
 def pinned(path: Path) -> int:
     """A descriptor of what is pinned there; OSError with ENOENT if nothing is."""
     return check(library().bpf_obj_get(os.fsencode(path)), f"pin {path.name}")
+
+
+def opened(name: str, fd: int) -> Map:
+    """A map by its descriptor, with values as long as the kernel says; OSError."""
+    raw = ctypes.create_string_buffer(_MAP_INFO.size)
+    size = c_uint32(len(raw))
+    check(library().bpf_obj_get_info_by_fd(fd, raw, byref(size)), "map's info")
+    kind, value_bytes = _MAP_INFO.unpack(raw)
+    return Map(name, fd, value_bytes * (possible_cpus() if kind == _PERCPU_ARRAY else 1))
+
+
+def possible_cpus() -> int:
+    """For how many CPUs a per-CPU map has values; OSError."""
+    return check(library().libbpf_num_possible_cpus(), "possible CPUs")
 
 
 def array_create(name: str, value_bytes: int) -> Map:

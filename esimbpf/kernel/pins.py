@@ -1,10 +1,11 @@
 """Counting that outlives every command: programs, links and maps that are kept by their names on bpffs.
 
     /sys/fs/bpf/esimbpf/v1/            v and the version of bpf/abi.h
-        about                          map: what was attached, when and to what, as JSON
-        maps/NAME  programs/NAME  hooks/NAME  hooks/LINK-INDEX-egress  hooks/LINK-INDEX-ingress
+        about                          map: what was attached, when and to what, and how to read it, as JSON
+        maps/NAME  programs/NAME  hooks/NAME  hooks/link-INDEX-egress  hooks/link-INDEX-ingress
 
-What is pinned counts with no process running, until its pins are removed or the machine is shut down.
+What is pinned counts with no process running, until its pins are removed or the machine is shut down. A later version
+finds what it takes over by these names, and reads the maps by the layout in `about` (succession.py).
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Final, Self
 
 import orjson
 
 from esimbpf.errors import CannotError, EsimbpfError, KernelLacks, NoSuchLink, NotPermitted
+from esimbpf.exclusive import Held, exclusive
 from esimbpf.kernel import abi, libbpf
 from esimbpf.kernel.engine import Engine, Lost, header_bytes
 from esimbpf.kernel.links import FoundLink
-from esimbpf.kernel.mounts import mount_points
+from esimbpf.kernel.mounts import cgroup2_root, mount_points
 from esimbpf.kernel.netns import cookie
 from esimbpf.kernel.programs import PROGRAMS, Hook, Program
 from esimbpf.snapshot import FIRST_PROCESS_SLOT
@@ -37,12 +39,16 @@ from esimbpf.text import printable
 
 __all__ = [
     "PINS_VARIABLE",
+    "SIDES",
     "About",
     "PinnedEngine",
     "attach",
     "boot_id",
     "changing",
+    "exchange",
     "foreign",
+    "hook_of",
+    "link_hook_of",
     "pinned_here",
     "place",
     "remove",
@@ -50,6 +56,9 @@ __all__ = [
 
 PINS_VARIABLE: Final = "ESIMBPF_PINS"
 """Environment variable naming the folder on bpffs; for tests, which keep out of the machine's own."""
+
+SIDES: Final = {Hook.TC_EGRESS: "egress", Hook.TC_INGRESS: "ingress"}
+"""What the names of links' hooks end with."""
 
 _BPFFS: Final = "/sys/fs/bpf"
 _ABOUT_BYTES: Final = 4096
@@ -65,6 +74,8 @@ class About:
     boot_id: str
     netns_cookie: int
     started_boottime_ns: int
+    started_awake_ns: int
+    """Without the time in which the machine slept."""
     started_wall_ns: int
     processes: int
     """Room for so many at once."""
@@ -75,6 +86,7 @@ class About:
     lost: tuple[tuple[str, str], ...]
     """Optional programs that are not attached, and why."""
     version: str
+    layout: abi.Layout
 
     def packed(self) -> bytes:
         """As it is kept."""
@@ -85,11 +97,33 @@ class About:
 
     @classmethod
     def unpacked(cls, raw: bytes) -> Self:
-        """What was kept; ValueError, TypeError or KeyError if it is of another version."""
-        read = orjson.loads(raw.rstrip(b"\0"))
-        read["links"] = tuple(read["links"])
-        read["lost"] = tuple((name, reason) for name, reason in read["lost"])
-        return cls(**read)
+        """What was kept; ValueError, TypeError or KeyError if something is missing, more is passed over."""
+        kept = orjson.loads(raw.rstrip(b"\0"))
+        values = {one.name: kept[one.name] for one in fields(cls)}
+        values["links"] = tuple(values["links"])
+        values["lost"] = tuple((name, reason) for name, reason in values["lost"])
+        values["layout"] = abi.Layout.unpacked(values["layout"])
+        return cls(**values)
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """What was pinned in a folder: the map as it was written, by whichever version.
+
+        OSError with ENOENT if nothing is pinned; NotPermitted; EsimbpfError if it cannot be understood.
+        """
+        try:
+            fd = libbpf.pinned(path / "about")
+        except PermissionError as error:
+            raise NotPermitted("may not see what is attached", "run as root") from error
+        try:
+            return cls.unpacked(libbpf.opened("about", fd).lookup(0))
+        except (ValueError, TypeError, KeyError) as error:
+            raise EsimbpfError(
+                f"what is pinned in {path} says nothing that this version of esimbpf can read",
+                "esimbpf detach --discard removes it, with what it has counted",
+            ) from error
+        finally:
+            os.close(fd)
 
 
 def _top() -> Path:
@@ -102,9 +136,10 @@ def place() -> Path:
 
 
 def foreign() -> tuple[Path, ...]:
-    """Pins of other versions of the programs, which this one cannot read."""
+    """Pins of other versions of the programs, the earliest first."""
     with suppress(OSError):
-        return tuple(path for path in sorted(_top().iterdir()) if re.fullmatch(r"v\d+", path.name) and path != place())
+        found = [path for path in _top().iterdir() if re.fullmatch(r"v\d+", path.name) and path != place()]
+        return tuple(sorted(found, key=lambda path: int(path.name[1:])))
     return ()
 
 
@@ -128,22 +163,14 @@ class PinnedEngine(Engine):
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path or place()
-        try:
-            about = libbpf.pinned(self._path / "about")
-        except PermissionError as error:
-            raise NotPermitted("may not see what is attached", "run as root") from error
-        self._about_map = libbpf.Map("about", about, _ABOUT_BYTES)
-        try:
-            self.about = About.unpacked(self._about_map.lookup(0))
-        except (ValueError, TypeError, KeyError) as error:
-            raise EsimbpfError(
-                f"what is pinned in {self._path} is not of this version of esimbpf", "esimbpf attach --replace"
-            ) from error
+        self.about = About.of(self._path)
+        self._about_map = libbpf.opened("about", libbpf.pinned(self._path / "about"))
         self._prepare(self.about.processes, abi.MAX_LINKS)
         names = {program.name: program for program in PROGRAMS}
         self.lost = [Lost(names[name], reason) for name, reason in self.about.lost if name in names]
         self._object = None
         self._open(self._pinned_map, self._pinned_program)
+        self._ifindexes = [self.watched_ifindex(index) for index in range(len(self.about.links))]
 
     def close(self) -> None:
         """Close the descriptors; what is pinned stays."""
@@ -163,53 +190,73 @@ class PinnedEngine(Engine):
         except FileNotFoundError:
             return None
 
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Hold the right to free the slots of ended processes; CannotError if another process has it."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(exclusive(self._path))
+            except Held as held:
+                raise CannotError(
+                    f"another daemon keeps what is attached{held.words}", "one is enough: end that one first"
+                ) from held
+            yield
+
     def relieve(self, version: str) -> None:
         """Put this version's programs in the place of those that are attached; the maps, and so all counts, stay.
 
-        Each hook changes between two packets. To be called with the lock held; OSError, and the engine's errors.
+        Each hook changes between two packets, and whenever this is cut off, what is pinned counts and can be relieved
+        again. To be called with the lock held; OSError, and the engine's errors.
         """
-        retired = _top() / f"retired-{os.getpid()}"
-        retired.mkdir(parents=True)
-        try:
-            with Engine(self.about.processes, abi.MAX_LINKS, follow=True, maps=self._maps) as fresh:
-                for program in PROGRAMS:
-                    self._relieve(program, fresh.program_fd(program.name), retired)
+        with Engine(self.about.processes, abi.MAX_LINKS, follow=True, maps=self._maps) as fresh:
+            for program in PROGRAMS:
+                self._relieve(program, fresh.program_fd(program.name))
             lost = tuple((one.program.name, one.reason) for one in fresh.lost)
-            self.about = replace(self.about, lost=lost, version=version)
-            self._about_map.update(0, self.about.packed())
-        finally:
-            shutil.rmtree(retired, ignore_errors=True)
+        self.about = replace(self.about, lost=lost, version=version)
+        self._about_map.update(0, self.about.packed())
 
-    def _relieve(self, program: Program, fd: int | None, retired: Path) -> None:
+    def _relieve(self, program: Program, fd: int | None) -> None:
         """Put a program in the place of its forerunner; one that is no longer to be had goes."""
-        pin, hook = self._path / "programs" / program.name, self._path / "hooks" / program.name
-        if pin.exists():
-            pin.rename(retired / program.name)
-        if fd is not None:
-            libbpf.pin(fd, pin)
-        sides = {Hook.TC_EGRESS: "egress", Hook.TC_INGRESS: "ingress"}
-        if program.hook is Hook.TRACEPOINT:
-            # The kernel exchanges no tracepoint's program. For a moment both are there, which does no harm: they note
-            # the same, and of what they count they know in common maps what was counted already.
-            if hook.exists():
-                hook.rename(retired / f"hook-{program.name}")
-            if fd is not None:
-                opened = libbpf.check(libbpf.library().bpf_raw_tracepoint_open(None, fd), "tracepoint")
-                libbpf.pin(opened, hook)
-                os.close(opened)
-        elif program.hook is not Hook.ITERATOR and fd is not None:
-            places = (
-                [self._hook(index, sides[program.hook]) for index in range(len(self.about.links))]
-                if program.hook in sides
-                else [hook]
-            )
-            for place in places:
-                if place.exists():
-                    link = libbpf.pinned(place)
-                    try:
-                        libbpf.link_update(link, fd)
-                    finally:
-                        os.close(link)
+        pin, hook = self._path / "programs" / program.name, self.hook(program.name)
+        if fd is None:
+            hook.unlink(missing_ok=True)
+            pin.unlink(missing_ok=True)
+            return
+        libbpf.repin(fd, pin)
+        match program.hook:
+            case Hook.TRACEPOINT:
+                # The kernel exchanges no tracepoint's program. For a moment both are there, which does no harm: they
+                # note the same, and of what they count they know in common maps what was counted already.
+                self.attach_program(program.name, fd)
+            case Hook.TC_EGRESS | Hook.TC_INGRESS:
+                for index in range(len(self.about.links)):
+                    exchange(self.link_hook(index, SIDES[program.hook]), fd)
+            case Hook.CGROUP_INGRESS | Hook.CGROUP_SOCK_CREATE:
+                exchange(hook, fd)
+            case Hook.ITERATOR:
+                pass
+
+    def attach_program(self, name: str, fd: int) -> None:
+        """Attach a program that knows no link, in the place of what is pinned as its attachment. OSError."""
+        [program] = (program for program in PROGRAMS if program.name == name)
+        directory = os.open(cgroup2_root(), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._attach(program, fd, directory)
+            attached = self._descriptors.pop(name)
+            try:
+                libbpf.repin(attached, self.hook(name))
+            finally:
+                os.close(attached)
+        finally:
+            os.close(directory)
+
+    def hook(self, name: str) -> Path:
+        """Where what attaches a program that knows no link is pinned."""
+        return hook_of(self._path, name)
+
+    def link_hook(self, index: int, side: str) -> Path:
+        """Where what attaches to a link is pinned."""
+        return link_hook_of(self._path, index, side)
 
     # -- links -------------------------------------------------------------------
 
@@ -218,7 +265,10 @@ class PinnedEngine(Engine):
         return self.about.links.index(name) if name in self.about.links else None
 
     def add(self, name: str) -> int:
-        """The number of a link, given to it if it has none; EsimbpfError if all are taken."""
+        """The number of a link, given to it if it has none; EsimbpfError if all are taken.
+
+        To be called with the lock held.
+        """
         number = self.number(name)
         if number is None:
             if len(self.about.links) >= abi.MAX_LINKS:
@@ -234,9 +284,9 @@ class PinnedEngine(Engine):
     def attached_to(self, index: int) -> int:
         """The ifindex on which a link's programs are; 0 if they are on none, because it is gone or has been."""
         indexes = set()
-        for side in ("egress", "ingress"):
+        for side in SIDES.values():
             try:
-                fd = libbpf.pinned(self._hook(index, side))
+                fd = libbpf.pinned(self.link_hook(index, side))
             except OSError:
                 return 0
             try:
@@ -246,15 +296,17 @@ class PinnedEngine(Engine):
         return indexes.pop() if len(indexes) == 1 else 0
 
     def attach_link(self, index: int, ifindex: int, header_len: int) -> None:
-        """Attach to an interface for good, unless that is done already; OSError if it is gone."""
-        with changing():
-            if self.attached_to(index) == ifindex and self.watched_ifindex(index) == ifindex:
-                return
-            super().attach_link(index, ifindex, header_len)
-            self._pin_link(index)
+        """Attach to an interface for good, unless that is done already; OSError if it is gone.
+
+        To be called with the lock held.
+        """
+        if self.attached_to(index) == ifindex and self.watched_ifindex(index) == ifindex:
+            return
+        super().attach_link(index, ifindex, header_len)
+        self._pin_link(index)
 
     def attach_found(self, index: int, found: FoundLink) -> None:
-        """`attach_link` for a link as it was found."""
+        """`attach_link` for a link as it was found; NoSuchLink if it is gone. To be called with the lock held."""
         try:
             self.attach_link(index, found.link.ifindex, header_bytes(found.device_type))
         except OSError as error:
@@ -263,26 +315,61 @@ class PinnedEngine(Engine):
             ) from error
 
     def detach_all(self) -> None:
-        """Take tc filters off all links, where the kernel has no tcx: they do not go with the pins."""
-        for index in range(len(self.about.links)):
-            ifindex = self.watched_ifindex(index)
-            if ifindex and not self._hook(index, "egress").exists():
+        """Take off tc filters, where the kernel has no tcx: they do not go with the pins."""
+        for index, ifindex in enumerate(self._ifindexes):
+            if ifindex and not self.link_hook(index, "egress").exists():
                 self._filters[index] = ifindex
                 super().detach_link(index)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Count nothing; go on as before if what is done within fails."""
+        watched = bytes(self._watched[:])
+        for index in range(len(self.about.links)):
+            self.watch_link(index, 0, 0)
+        try:
+            yield
+        except BaseException:
+            self._watched[:] = watched
+            raise
 
     def detach_link(self, index: int) -> None:
         """Stop counting a link that is to be attached anew, or is gone; what it counted stays."""
         self.watch_link(index, 0, 0)
-        for side in ("egress", "ingress"):
-            self._hook(index, side).unlink(missing_ok=True)
+        for side in SIDES.values():
+            self.link_hook(index, side).unlink(missing_ok=True)
 
     def _pin_link(self, index: int) -> None:
-        for side, fd in zip(("egress", "ingress"), self._link_descriptors.pop(index, ()), strict=False):
-            libbpf.pin(fd, self._hook(index, side))
+        for side, fd in zip(SIDES.values(), self._link_descriptors.pop(index, ()), strict=False):
+            libbpf.pin(fd, self.link_hook(index, side))
             os.close(fd)
 
-    def _hook(self, index: int, side: str) -> Path:
-        return self._path / "hooks" / f"link-{index}-{side}"
+
+def hook_of(path: Path, name: str) -> Path:
+    """Where the pins in a folder have what attaches a program that knows no link."""
+    return path / "hooks" / name
+
+
+def link_hook_of(path: Path, index: int, side: str) -> Path:
+    """Where the pins in a folder have what attaches to a link."""
+    return path / "hooks" / f"link-{index}-{side}"
+
+
+def exchange(pin: Path, fd: int) -> bool:
+    """Give a pinned attachment another program, between two packets; False if there is none. OSError if refused."""
+    try:
+        link = libbpf.pinned(pin)
+    except FileNotFoundError:
+        return False
+    try:
+        libbpf.link_update(link, fd)
+    except OSError as error:
+        if error.errno == errno.ENOLINK:  # its interface is gone
+            return False
+        raise
+    finally:
+        os.close(link)
+    return True
 
 
 def pinned_here() -> PinnedEngine | None:
@@ -313,16 +400,19 @@ def attach(engine: Engine, links: Sequence[str], sees_all: bool, version: str) -
         boot_id=boot_id(),
         netns_cookie=cookie() or 0,
         started_boottime_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+        started_awake_ns=time.monotonic_ns(),
         started_wall_ns=time.time_ns(),
         processes=engine.last_slot + 1 - FIRST_PROCESS_SLOT,
         links=tuple(links),
         sees_all=sees_all,
         lost=tuple((lost.program.name, lost.reason) for lost in engine.lost),
         version=version,
+        layout=abi.Layout(engine.slots),
     )
     # Whole or not at all: what is being made has another name until it is complete.
-    making = _top() / f"making-{os.getpid()}"
+    making = _top() / "making"
     try:
+        shutil.rmtree(making, ignore_errors=True)
         for folder in ("maps", "programs", "hooks"):
             (making / folder).mkdir(parents=True)
         about_map = libbpf.array_create("about", _ABOUT_BYTES)

@@ -51,7 +51,7 @@ def between_packets(read: Callable[[], bytes]) -> Iterator[tuple[bytes, bytes]]:
                 os.sched_setaffinity(0, {cpu})
             except OSError:
                 arrived = read()
-                _wait_for_packets_under_way()
+                wait_for_packets_under_way()
                 yield arrived, read()
             else:
                 both = read()
@@ -67,7 +67,7 @@ def _cpus(which: str) -> list[int]:
     return [cpu for first, _, last in parts for cpu in range(int(first), int(last or first) + 1)]
 
 
-def _wait_for_packets_under_way() -> None:
+def wait_for_packets_under_way() -> None:
     """Return when every packet has been handled that was under way.
 
     Packets are handled in RCU read-side sections, and membarrier(MEMBARRIER_CMD_GLOBAL) waits for the end of
@@ -123,6 +123,7 @@ class Reader:
         """Read all counters."""
         received = [self._received(link) for link in range(len(self._reserved))]
         now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        awake_ns = time.monotonic_ns()
         wall_ns = time.time_ns()
         if self._finds_exits:
             self._look_for_exits(now_ns)
@@ -144,6 +145,7 @@ class Reader:
         ended = self._note_states(states, active, now_ns)
         return Snapshot(
             boottime_ns=now_ns,
+            awake_ns=awake_ns,
             wall_ns=wall_ns,
             links=tuple(readings),
             processes={slot: self._process(slot) for slot in active},

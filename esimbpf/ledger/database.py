@@ -99,8 +99,8 @@ CREATE TABLE day (
     PRIMARY KEY (begin_s, link_id, profile_id, roaming, kind, app_id, uid)
 ) STRICT, WITHOUT ROWID;
 
--- Times in which nothing was counted ('down'), or in which it was, and nobody looked ('unread'): then what was
--- counted stands in the minute of its end.
+-- Times in which nothing was counted ('down'), or in which it was, while the machine was awake, and nobody looked
+-- ('unread'): then what was counted stands in the minute of its end.
 CREATE TABLE gap (
     begin_s REAL NOT NULL,
     end_s REAL NOT NULL,
@@ -109,13 +109,16 @@ CREATE TABLE gap (
     PRIMARY KEY (begin_s, link_id)
 ) STRICT, WITHOUT ROWID;
 
--- An attachment in the kernel, and how far it has been folded in.
+-- An attachment in the kernel, and how far it has been folded in: when by the wall, since boot with and without the
+-- time in which the machine slept. Of one that was followed by another there is nothing more to come.
 CREATE TABLE attachment (
     id INTEGER PRIMARY KEY,
     attach_id TEXT NOT NULL UNIQUE,
     boot_id TEXT NOT NULL,
     folded_s REAL NOT NULL,
-    folded_boottime_ns INTEGER NOT NULL
+    folded_boottime_ns INTEGER NOT NULL,
+    folded_awake_ns INTEGER NOT NULL,
+    followed INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 -- Of a process's slot, the kernel's counters as they were folded in last.
@@ -130,7 +133,8 @@ CREATE TABLE folded_slot (
     PRIMARY KEY (attachment_id, link_id, slot)
 ) STRICT, WITHOUT ROWID;
 
--- Of a row that is no process, the same; 'other' is what carries no IP, 'never whole' what fragments have left.
+-- Of a row that is no process, the same; 'other' is what carries no IP, 'never whole' what fragments have left, and
+-- 'debt' what the attachment before has told too much, or, negative, too little.
 CREATE TABLE folded_kind (
     attachment_id INTEGER NOT NULL REFERENCES attachment (id) ON DELETE CASCADE,
     link_id INTEGER NOT NULL REFERENCES link (id),
@@ -239,8 +243,19 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextmanager
-def said(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the system complain of into LedgerError, with a way out."""
+def said(path: Path, hint: str = "") -> Iterator[None]:
+    """Turn what SQLite and the system complain of into LedgerError, with a way out; `hint` is put before that."""
+    try:
+        with _told(path):
+            yield
+    except LedgerError as error:
+        if not hint:
+            raise
+        raise LedgerError(error.message, f"{hint}; {error.hint}", error.passing) from error
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
     shown = printable(str(path))
     try:
         yield
@@ -251,8 +266,10 @@ def said(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         message, hint = _WORDS.get(code, (f"cannot be used: {printable(str(error))}", "check the disk"))
-        raise LedgerError(f"the ledger {shown} {message}", hint) from error
+        raise LedgerError(f"the ledger {shown} {message}", hint, code in _PASSING) from error
 
+
+_PASSING: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 
 _WORDS: Final = {
     sqlite3.SQLITE_CORRUPT: (

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from esimbpf.apps import process_name
 from esimbpf.attribution import Namer
-from esimbpf.difference import Difference, Standing
+from esimbpf.difference import Difference, Standing, sum_of
 from esimbpf.ledger.database import transaction
 from esimbpf.model import NOTHING, Counters, Kind
-from esimbpf.snapshot import Snapshot
+from esimbpf.snapshot import ReservedSlot, Snapshot
 
 __all__ = [
     "DAY_S",
@@ -40,12 +40,13 @@ KEEP_QUARTERS_S: Final = 400 * DAY_S
 """How long by the quarter of an hour, of which the days of any time zone are made; after that, by days of UTC."""
 
 LOOKED_AWAY_S: Final = 90.0
-"""From so long on, the time since the last folding is a gap: nobody knows when in it the bytes have moved."""
+"""From so long on, the time awake since the last folding is a gap: nobody knows when in it the bytes have moved."""
 
 _UNKNOWN_PROFILE: Final = 1
 _UNKNOWN_ROAMING: Final = -1
 _NO_IP: Final = "other"
 _NEVER_WHOLE: Final = "never whole"
+_DEBT: Final = "debt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Attachment:
     boot_id: str
     started_wall_s: float
     started_boottime_ns: int
+    started_awake_ns: int
     links: tuple[str, ...]
     """The names of the links by their number."""
     sees_all: bool
@@ -86,9 +88,16 @@ class Folding:
     """Folds the snapshots of one attachment into the ledger.
 
     `take` notes a snapshot, and `commit` writes all that was noted; a commit that failed is made up for by the next.
+    `debts`, by link, are those of the attachment that this one has relieved; they count when it is new to the ledger.
     """
 
-    def __init__(self, db: sqlite3.Connection, attachment: Attachment, namer: Namer) -> None:
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        attachment: Attachment,
+        namer: Namer,
+        debts: Mapping[str, Counters] | None = None,
+    ) -> None:
         self._db = db
         self._attachment = attachment
         self.namer = namer
@@ -96,19 +105,14 @@ class Folding:
         with transaction(db):
             self._links = [_id_of(db, "link", "name", name) for name in attachment.links]
             known = db.execute(
-                "SELECT id, folded_s, folded_boottime_ns FROM attachment WHERE attach_id = ?", (attachment.attach_id,)
+                "SELECT id, followed, folded_s, folded_boottime_ns, folded_awake_ns FROM attachment "
+                "WHERE attach_id = ?",
+                (attachment.attach_id,),
             ).fetchone()
             if known is None:
-                self._note_downtime(attachment)
-                started = (attachment.started_wall_s, attachment.started_boottime_ns)
-                cursor = db.execute(
-                    "INSERT INTO attachment (attach_id, boot_id, folded_s, folded_boottime_ns) VALUES (?, ?, ?, ?)",
-                    (attachment.attach_id, attachment.boot_id, *started),
-                )
-                # What was attached before is gone, and its counters with it.
-                db.execute("DELETE FROM attachment WHERE id <> ?", (cursor.lastrowid,))
-                known = (cursor.lastrowid, *started)
-        self._id, self._last_s, self._last_ns = known
+                known = self._begin(attachment, debts or {})
+        self._id, self.followed, self._last_s, self._last_ns, self._last_awake_ns = known
+        """`followed`: another attachment has been folded since; nothing more of this one is to be."""
         numbers = {link: number for number, link in enumerate(self._links)}
         self._cumulative = {
             (numbers[link], slot): Counters(*counters)
@@ -126,6 +130,29 @@ class Folding:
     def last_s(self) -> float:
         """When the last committed folding was, in seconds since the Unix epoch."""
         return float(self._last_s)
+
+    def _begin(self, attachment: Attachment, debts: Mapping[str, Counters]) -> tuple[int, int, float, int, int]:
+        """Note an attachment that is new; those before it, and their counters, are gone."""
+        self._note_downtime(attachment)
+        started = (attachment.started_wall_s, attachment.started_boottime_ns, attachment.started_awake_ns)
+        self._db.execute("DELETE FROM attachment WHERE boot_id <> ?", (attachment.boot_id,))
+        self._db.execute("UPDATE attachment SET followed = 1")
+        for table in ("folded_slot", "folded_kind"):
+            self._db.execute(f"DELETE FROM {table}")
+        number = self._db.execute(
+            "INSERT INTO attachment (attach_id, boot_id, folded_s, folded_boottime_ns, folded_awake_ns) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (attachment.attach_id, attachment.boot_id, *started),
+        ).lastrowid
+        assert number is not None
+        self._db.executemany(
+            "INSERT INTO folded_kind VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (number, link, _DEBT, *_four(debts.get(name, NOTHING)))
+                for name, link in zip(attachment.links, self._links, strict=True)
+            ],
+        )
+        return number, 0, *started
 
     def _note_downtime(self, attachment: Attachment) -> None:
         """Nothing was counted from the last folding of whatever was attached before until now."""
@@ -145,21 +172,22 @@ class Folding:
                 (self._id, link),
             )
         }
-        no_ip, never_whole = kinds.pop(_NO_IP, NOTHING), kinds.pop(_NEVER_WHOLE, NOTHING)
-        return Standing({Kind(kind): counters for kind, counters in kinds.items()}, no_ip, never_whole)
+        no_ip, never_whole, debt = (kinds.pop(kind, NOTHING) for kind in (_NO_IP, _NEVER_WHOLE, _DEBT))
+        return Standing({Kind(kind): counters for kind, counters in kinds.items()}, no_ip, never_whole, debt)
 
     def take(self, snapshot: Snapshot) -> None:
         """Note what a snapshot adds; the first one has all since the attachment, of which the folded part is known."""
         elapsed_s = (snapshot.boottime_ns - self._last_ns) / 1e9
+        awake_s = (snapshot.awake_ns - self._last_awake_ns) / 1e9
         end_s = snapshot.wall_ns / 1e9
-        away = elapsed_s > LOOKED_AWAY_S
+        away = awake_s > LOOKED_AWAY_S
         if away:
             self._pending.gaps += [(end_s - elapsed_s, end_s, link, "unread") for link in self._links]
         # What a short interval has moved stands in the minute in which most of it lies.
-        begin_s = int(end_s if away else end_s - elapsed_s / 2) // MINUTE_S * MINUTE_S
+        begin_s = int(end_s if away else end_s - awake_s / 2) // MINUTE_S * MINUTE_S
         for number, link in enumerate(self._links):
             self._take_link(number, link, begin_s, snapshot)
-        self._last_ns = snapshot.boottime_ns
+        self._last_ns, self._last_awake_ns = snapshot.boottime_ns, snapshot.awake_ns
         self._last_s = end_s
         self._first = False
 
@@ -179,6 +207,17 @@ class Folding:
         for kind, counters in delta.others.items():
             if counters:
                 self._add(_Key(begin_s, link, kind, "", -1), counters)
+
+    def debts(self, snapshot: Snapshot) -> dict[str, Counters]:
+        """By link, what has been told beyond what had come in by this snapshot, the last one; see Standing."""
+        found = {}
+        for number, (name, difference) in enumerate(zip(self._attachment.links, self._differences, strict=True)):
+            standing = difference.standing
+            slots = [counters for (link, _), counters in self._cumulative.items() if link == number]
+            told = sum_of((*standing.totals.values(), *slots))
+            debt = told - snapshot.links[number].reserved[ReservedSlot.LINK] + standing.debt
+            found[name] = replace(debt, tx_bytes=0, tx_packets=0)
+        return found
 
     def _add(self, key: _Key, counters: Counters) -> None:
         self._pending.counters[key] = self._pending.counters.get(key, NOTHING) + counters
@@ -229,8 +268,8 @@ class Folding:
                 "INSERT OR REPLACE INTO gap (begin_s, end_s, link_id, cause) VALUES (?, ?, ?, ?)", pending.gaps
             )
             db.execute(
-                "UPDATE attachment SET folded_s = ?, folded_boottime_ns = ? WHERE id = ?",
-                (self._last_s, self._last_ns, self._id),
+                "UPDATE attachment SET folded_s = ?, folded_boottime_ns = ?, folded_awake_ns = ? WHERE id = ?",
+                (self._last_s, self._last_ns, self._last_awake_ns, self._id),
             )
         self._pending = _Pending()
 
@@ -265,6 +304,7 @@ def _named(standing: Standing) -> Iterable[tuple[str, Counters]]:
     yield from standing.totals.items()
     yield _NO_IP, standing.no_ip
     yield _NEVER_WHOLE, standing.never_whole
+    yield _DEBT, standing.debt
 
 
 def _four(counters: Counters) -> tuple[int, int, int, int]:

@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -135,33 +135,32 @@ def _sent_programs() -> int:
     return sum(entry.get("name") == "sent" for entry in json.loads(run("bpftool", "-j", "prog", "show")))
 
 
-def test_another_versions_pins_are_reported_and_only_replaced_when_asked(lab: Lab) -> None:
-    command(lab, "attach", "wwan0")
-    (PINS / "v1").rename(PINS / "v9")
-    assert state(lab)["strangers"] == [str(PINS / "v9")]
-    assert "another version" in command(lab, "attach", "wwan0", status=3).stderr
-    assert "another version" in command(lab, "detach", status=3).stderr
-    command(lab, "attach", "--replace", "wwan0")
-    assert state(lab)["strangers"] == []
-
-
 # --- the daemon --------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def daemon(lab: Lab, state_dir: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """A daemon that counts."""
+def daemon(
+    lab: Lab,
+    state_dir: Path,
+    *options: str,
+    links: Sequence[str] = ("wwan0",),
+    awaits: Sequence[str] = ("ready",),
+    environment: Mapping[str, str] = ENVIRONMENT,
+    cwd: Path | None = None,
+) -> Iterator[subprocess.Popen[str]]:
+    """A daemon that has said what is awaited, by default that it counts."""
+    before = ("--netns", lab.device.name, "--state-dir", str(state_dir))
     with subprocess.Popen(
-        esimbpf(
-            "--netns", lab.device.name, "--state-dir", str(state_dir), "daemon", "wwan0", "--fold-every", "1", *options
-        ),
-        env=ENVIRONMENT,
+        esimbpf(*before, *options, "daemon", *links, "--fold-every", "1"),
+        env=environment,
+        cwd=cwd,
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         try:
-            said(process, "ready")
+            for words in awaits:
+                said(process, words)
             yield process
         finally:
             process.kill()
@@ -240,9 +239,99 @@ def test_a_daemon_that_is_killed_at_any_moment_neither_loses_nor_doubles_a_byte(
 
 
 def test_the_second_daemon_refuses(lab: Lab, tmp_path: Path) -> None:
+    with daemon(lab, tmp_path / "one") as process:
+        same = command(lab, "--state-dir", str(tmp_path / "one"), "daemon", "wwan0", status=3)
+        assert f"already (pid {process.pid})" in same.stderr
+        other = command(lab, "--state-dir", str(tmp_path / "other"), "daemon", "wwan0", status=3)
+        assert f"another daemon keeps what is attached (pid {process.pid})" in other.stderr
+        udp(lab, up=3)
+        end(process)
+
+
+def test_the_programs_are_replaced_while_everything_is_killed_and_nothing_is_lost_or_doubled(
+    lab: Lab, tmp_path: Path
+) -> None:
+    before = lab.link.crossed()
+    chance = random.Random(5)
     with daemon(lab, tmp_path) as process:
-        refused = command(lab, "--state-dir", str(tmp_path), "daemon", "wwan0", status=3)
-        assert f"already (pid {process.pid})" in refused.stderr
+        end(process)
+    words = ("--netns", lab.device.name, "--state-dir", str(tmp_path))
+    _, finish = begin_transfer(lab, down=90_000_003, up=90_000_007)
+    for _ in range(20):
+        commands = (("daemon", "wwan0", "--fold-every", "1"), ("attach", "--replace", "wwan0"))
+        running = [
+            subprocess.Popen(esimbpf(*words, *one), env=ENVIRONMENT, stderr=subprocess.DEVNULL) for one in commands
+        ]
+        time.sleep(chance.uniform(0.3, 1.2))
+        for one in running:
+            one.kill()
+            one.wait()
+    finish()
+    assert "replaced" in command(lab, "attach", "--replace", "wwan0").stderr
+    with daemon(lab, tmp_path) as process:
+        end(process)
+    assert ledger(tmp_path) == ledger(tmp_path, "quarter") == lab.link.crossed() - before
+
+
+def test_a_link_that_comes_later_is_counted_when_it_comes(fresh_lab: Lab, tmp_path: Path) -> None:
+    fresh_lab.link.down()
+    with daemon(fresh_lab, tmp_path, awaits=("there is no link named wwan0; it is counted when it comes", "ready")) as (
+        process
+    ):
+        assert state(fresh_lab)["links"] == []
+        fresh_lab.link.up()
+        said(process, "wwan0 is counted")
+        before = fresh_lab.link.crossed()
+        moved = udp(fresh_lab, down=3, up=7)
+        assert fresh_lab.link.crossed() - before == moved.exactly
+        end(process)
+    app = "kind = 'app' AND app_id = (SELECT id FROM app WHERE name = 'puppet.py')"
+    assert ledger(tmp_path, where=app) == moved.exactly
+
+
+def test_the_configuration_is_read_anew_and_a_wrong_one_is_not(lab: Lab, tmp_path: Path) -> None:
+    rules = tmp_path / "config.toml"
+    rules.write_text("")
+    with daemon(lab, tmp_path / "state", "--config", str(rules)) as process:
+        udp(lab, up=3)
+        rules.write_text('[[app]]\nname = "Puppets"\nargs = "*puppet.py*"\n')
+        process.send_signal(signal.SIGHUP)
+        said(process, "was read anew")
+        udp(lab, up=5)
+        rules.write_text("[[app]\n")
+        process.send_signal(signal.SIGHUP)
+        said(process, "stays as it was")
+        udp(lab, up=7)
+        end(process)
+    named = "kind = 'app' AND app_id = (SELECT id FROM app WHERE name = 'Puppets')"
+    assert ledger(tmp_path / "state", where=named).tx_packets >= 12
+
+
+def test_detaching_writes_down_what_no_daemon_has(lab: Lab, tmp_path: Path) -> None:
+    before = lab.link.crossed()
+    with daemon(lab, tmp_path) as process:
+        udp(lab, up=3)
+        end(process)
+    udp(lab, down=17, up=19)
+    with closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        refused = command(lab, "--state-dir", str(tmp_path), "detach", status=3).stderr
+        assert "locked by another process" in refused
+        assert "counting goes on" in refused
+        other.execute("ROLLBACK")
+    udp(lab, up=5)
+    command(lab, "--state-dir", str(tmp_path), "detach")
+    detached = lab.link.crossed()
+    assert ledger(tmp_path) == detached - before
+    udp(lab, up=7)
+    command(lab, "attach", "wwan0")
+    attached = lab.link.crossed()
+    udp(lab, up=9)
+    command(lab, "--state-dir", str(tmp_path), "detach")
+    assert ledger(tmp_path) == detached - before + (lab.link.crossed() - attached)
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as db:
+        [(cause,)] = db.execute("SELECT cause FROM gap").fetchall()
+    assert cause == "down", "what crossed while nothing was attached is a gap"
 
 
 def test_a_modem_that_resets_is_counted_on_without_a_restart(fresh_lab: Lab, tmp_path: Path) -> None:
@@ -343,13 +432,78 @@ def _of_a_newer_version(path: Path) -> None:
     ],
     ids=["damaged", "no-database", "newer", "folder"],
 )
-def test_a_ledger_that_cannot_be_used_is_told_and_left_alone(
+def test_a_ledger_that_cannot_be_used_is_told_and_left_alone_and_counting_goes_on(
     lab: Lab, tmp_path: Path, make: Callable[[Path], object], words: str
 ) -> None:
-    make(tmp_path / FILE_NAME)
-    refused = command(lab, "--state-dir", str(tmp_path), "daemon", "wwan0", status=3)
-    assert words in refused.stderr
-    assert len(refused.stderr.splitlines()) == 2
+    path, aside = tmp_path / FILE_NAME, tmp_path / "aside"
+    make(path)
+    content = path.read_bytes() if path.is_file() else b""
+    before = lab.link.crossed()
+    with daemon(lab, tmp_path, awaits=(words, "ready")) as process:
+        udp(lab, down=17, up=19)
+        refused = command(lab, "--state-dir", str(tmp_path), "report", status=3).stderr
+        assert words in refused
+        assert len(refused.splitlines()) == 2
+        assert not content or path.read_bytes() == content
+        path.rename(aside)
+        said(process, "nothing is missing")
+        end(process)
+    assert ledger(tmp_path) == lab.link.crossed() - before
+
+
+def test_a_ledger_that_is_damaged_while_it_is_kept_is_told_and_begun_anew_when_it_is_moved(
+    lab: Lab, tmp_path: Path
+) -> None:
+    before = lab.link.crossed()
+    with daemon(lab, tmp_path) as process:
+        udp(lab, up=3)
+        end(process)
+    with daemon(lab, tmp_path) as process:
+        for name in (FILE_NAME, f"{FILE_NAME}-wal"):
+            with open(tmp_path / name, "r+b") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(0)
+                file.write(b"\xaa" * size)
+        udp(lab, up=5)
+        assert "counting goes on" in said(process, "damaged")
+        (tmp_path / FILE_NAME).rename(tmp_path / "aside")
+        said(process, "nothing is missing")
+        end(process)
+    assert ledger(tmp_path) == lab.link.crossed() - before
+
+
+def test_a_ledger_that_is_removed_while_it_is_kept_begins_anew_with_what_the_kernel_holds(
+    lab: Lab, tmp_path: Path
+) -> None:
+    before = lab.link.crossed()
+    with daemon(lab, tmp_path) as process:
+        udp(lab, up=3)
+        for path in tmp_path.iterdir():
+            path.unlink()
+        said(process, "a new one begins")
+        udp(lab, up=5)
+        end(process)
+    assert ledger(tmp_path) == lab.link.crossed() - before
+
+
+def test_a_read_only_disk_is_told_and_what_is_counted_is_written_when_it_no_longer_is(lab: Lab, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    run("mount", "-t", "tmpfs", "none", str(disk))
+    try:
+        before = lab.link.crossed()
+        with daemon(lab, disk) as process:
+            udp(lab, up=3)
+            end(process)
+        run("mount", "-o", "remount,ro", str(disk))
+        with daemon(lab, disk, awaits=("Read-only file system; counting goes on", "ready")) as process:
+            udp(lab, up=5)
+            run("mount", "-o", "remount,rw", str(disk))
+            said(process, "nothing is missing")
+            end(process)
+        assert ledger(disk) == lab.link.crossed() - before
+    finally:
+        run("umount", str(disk))
 
 
 # --- the report --------------------------------------------------------------------------------------------------

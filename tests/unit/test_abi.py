@@ -3,6 +3,7 @@
 import ctypes
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from struct import Struct
 
@@ -46,23 +47,16 @@ def test_sizes_are_those_of_the_header(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "structure", "fields"),
     [
-        ("usage", abi.USAGE, ["rx_bytes", "tx_bytes", "rx_packets", "tx_packets"]),
+        ("usage", abi.USAGE, abi.USAGE_FIELDS),
         ("slot", abi.SLOT, ["generation", "state", "shares", "revision"]),
         ("process_key", abi.PROCESS_KEY, ["start_ns", "tgid"]),
         ("descendant", abi.DESCENDANT, ["command", "exited"]),
         ("settings", abi.SETTINGS, ["slots_per_link", "links", "sees_forks", "follows"]),
-        (
-            "process",
-            abi.PROCESS,
-            [
-                *("start_ns", "cgroup_id", "netns_cookie", "exe_inode", "exe_device", "tgid", "uid"),
-                *("exe_bytes", "cgroup_bytes", "args_bytes", "comm", "exe", "cgroup", "args"),
-            ],
-        ),
+        ("process", abi.PROCESS, abi.PROCESS_FIELDS),
     ],
 )
 def test_fields_stand_where_the_header_has_them(
-    tmp_path: Path, name: str, structure: Struct, fields: list[str]
+    tmp_path: Path, name: str, structure: Struct, fields: Sequence[str]
 ) -> None:
     said = say(
         tmp_path,

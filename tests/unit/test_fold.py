@@ -27,7 +27,11 @@ class Kernel:
 
     def __init__(self, name: str = "first", started_s: int = 100, links: tuple[str, ...] = ("wwan0",)) -> None:
         self.now_s = float(started_s)
-        self.attachment = Attachment(name, "boot", BOOTED_S + started_s, started_s * 10**9, links, True)
+        self.attachment = Attachment(
+            name, "boot", BOOTED_S + started_s, started_s * 10**9, started_s * 10**9, links, True
+        )
+        self.slept_s = 0.0
+        self.clock_error_s = 0.0
         self.slots: dict[tuple[int, int], Counters] = {}
         self.reserved = [dict.fromkeys(ReservedSlot, NOTHING) for _ in links]
         self.told: dict[tuple[int, int], Counters] = {}
@@ -60,7 +64,14 @@ class Kernel:
         self.told = dict(self.slots)
         links = tuple(LinkReading(dict(r), a) for r, a in zip(self.reserved, added, strict=True))
         processes = {slot: _process(slot) for one in added for slot in one}
-        return Snapshot(int(self.now_s * 1e9), int((BOOTED_S + self.now_s) * 1e9), links, processes, ())
+        return Snapshot(
+            boottime_ns=int(self.now_s * 1e9),
+            awake_ns=int((self.now_s - self.slept_s) * 1e9),
+            wall_ns=int((BOOTED_S + self.now_s + self.clock_error_s) * 1e9),
+            links=links,
+            processes=processes,
+            exited=(),
+        )
 
     @property
     def total(self) -> Counters:

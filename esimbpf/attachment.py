@@ -1,0 +1,196 @@
+"""Counting that outlives every command: begun, changed and ended, with nothing lost of what has been counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from esimbpf import __version__
+from esimbpf.attribution import Namer
+from esimbpf.errors import CannotError, EsimbpfError, LedgerError
+from esimbpf.exclusive import Held, exclusive, holder
+from esimbpf.kernel import pins, succession
+from esimbpf.kernel.abi import MAX_LINKS
+from esimbpf.kernel.engine import Engine
+from esimbpf.kernel.links import FoundLink
+from esimbpf.kernel.netns import cookie
+from esimbpf.kernel.pins import About, PinnedEngine
+from esimbpf.kernel.reader import Reader, wait_for_packets_under_way
+from esimbpf.ledger.database import FILE_NAME, connect, said, transaction
+from esimbpf.ledger.fold import Attachment, Folding
+from esimbpf.session import attach_all
+from esimbpf.text import printable
+
+__all__ = ["attachment_of", "detach", "keep_attached", "keeping_the_ledger", "open_attached", "reader_of", "replace"]
+
+_DISCARD: Final = "esimbpf detach --discard"
+
+
+def keep_attached(chosen: Sequence[FoundLink], max_processes: int) -> bool:
+    """Attach for good what is not attached yet; whether nothing was. Raises the engine's errors, CannotError."""
+    with pins.changing():
+        strangers = pins.foreign()
+        if strangers:
+            raise CannotError(
+                f"another version of esimbpf is attached: {', '.join(map(str, strangers))}",
+                "put this one in its place, with all that it has counted: esimbpf attach --replace",
+            )
+        fresh = _begin(max_processes)
+        _attach_links(chosen)
+    return fresh
+
+
+def replace(chosen: Sequence[FoundLink], max_processes: int, state_dir: Path, namer: Namer) -> bool:
+    """`keep_attached`, with this version's programs in the place of those that are attached.
+
+    What programs of another version have counted is written into the ledger; counters of this one stay. Raises
+    LedgerError, and nothing is lost, if that cannot be.
+    """
+    with pins.changing(), ExitStack() as stack:
+        strangers = pins.foreign()
+        if strangers:
+            stack.enter_context(keeping_the_ledger(state_dir))
+            # What cannot be written shall be known before anything is changed.
+            connect(state_dir).close()
+        fresh = _begin(max_processes, succession.TAKEN_OVER if strangers else frozenset())
+        with open_attached() as engine:
+            if not fresh and not strangers:
+                engine.relieve(__version__)
+            for path in reversed(strangers):
+                _succeed(engine, path, state_dir, namer)
+        _attach_links(chosen)
+    return fresh and not strangers
+
+
+def _begin(max_processes: int, without: frozenset[str] = frozenset()) -> bool:
+    """Attach what knows no link, unless that is done; whether it was not."""
+    if pins.place().exists():
+        return False
+    with Engine(max_processes, MAX_LINKS, follow=True) as engine:
+        pins.attach(engine, (), attach_all(engine, without=without), __version__)
+    return True
+
+
+def _attach_links(chosen: Sequence[FoundLink]) -> None:
+    with open_attached() as engine:
+        for found in chosen:
+            engine.attach_found(engine.add(found.link.name), found)
+
+
+def _succeed(engine: PinnedEngine, path: Path, state_dir: Path, namer: Namer) -> None:
+    """Take over from the pins of another version, and write down the last that they have counted."""
+    before = About.of(path)
+    _same_namespace(before)
+    succession.take_over(engine, path)
+    with said(state_dir / FILE_NAME), closing(connect(state_dir)) as db, transaction(db):
+        folding = Folding(db, attachment_of(before), namer)
+        if not folding.followed:
+            snapshot = succession.last_words(path)
+            folding.take(snapshot)
+            folding.commit()
+            Folding(db, attachment_of(engine.about), namer, folding.debts(snapshot))
+    pins.remove(path)
+
+
+def detach(state_dir: Path, namer: Namer, discard: bool = False) -> bool:
+    """Attach nothing any more; False if nothing was. What no daemon has written down is, if there is a ledger.
+
+    A daemon that is at work writes down what is left itself. With `discard` nothing is written, and pins of other
+    versions go too. Raises LedgerError, and it is counted on, if something cannot be written.
+    """
+    with pins.changing(), ExitStack() as stack:
+        strangers = pins.foreign()
+        with suppress(FileNotFoundError) if not discard else suppress(FileNotFoundError, EsimbpfError):
+            engine = stack.enter_context(PinnedEngine())
+            if not discard and (state_dir / FILE_NAME).exists() and not holder(state_dir):
+                _write_last(engine, state_dir, namer)
+            engine.detach_all()
+        removed = pins.remove(pins.place())
+        if discard:
+            for path in strangers:
+                removed = pins.remove(path) or removed
+            return removed
+    if strangers and not removed:
+        raise CannotError(
+            f"another version of esimbpf is attached: {', '.join(map(str, strangers))}",
+            f"put this one in its place: esimbpf attach --replace; or lose what it has counted: {_DISCARD}",
+        )
+    return removed
+
+
+def _write_last(engine: PinnedEngine, state_dir: Path, namer: Namer) -> None:
+    """Fold all that is counted, and stop counting."""
+    with (
+        keeping_the_ledger(state_dir),
+        said(state_dir / FILE_NAME, f"counting goes on; mend it, or lose what is not written: {_DISCARD}"),
+        closing(connect(state_dir)) as db,
+    ):
+        folding = Folding(db, attachment_of(engine.about), namer)
+        if folding.followed:
+            return
+        reader = reader_of(engine, owns_slots=False)
+        folding.take(reader.read())
+        folding.commit()
+        with engine.paused():
+            wait_for_packets_under_way()
+            folding.take(reader.read())
+            folding.commit()
+
+
+@contextmanager
+def keeping_the_ledger(state_dir: Path) -> Iterator[None]:
+    """Be the one who writes into a state folder's ledger, making the folder; CannotError if another process is."""
+    shown = printable(str(state_dir))
+    with ExitStack() as stack:
+        try:
+            state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+            stack.enter_context(exclusive(state_dir))
+        except Held as held:
+            raise CannotError(
+                f"a daemon keeps the ledger in {shown} already{held.words}",
+                "end that one first (systemctl stop esimbpf), or name another folder: --state-dir",
+            ) from held
+        except OSError as error:
+            raise LedgerError(
+                f"the state folder {shown} cannot be used: {error.strerror}",
+                "run as root, or name another: --state-dir",
+            ) from error
+        yield
+
+
+def open_attached() -> PinnedEngine:
+    """What is pinned; CannotError if it is not for this network namespace, OSError if there is nothing."""
+    engine = PinnedEngine()
+    try:
+        _same_namespace(engine.about)
+    except CannotError:
+        engine.close()
+        raise
+    return engine
+
+
+def _same_namespace(about: About) -> None:
+    if about.netns_cookie != (cookie() or 0):
+        raise CannotError(
+            "what is attached counts in another network namespace", "take it off there first: esimbpf detach"
+        )
+
+
+def reader_of(engine: PinnedEngine, owns_slots: bool) -> Reader:
+    """A reader of all links that are counted."""
+    return Reader(engine, len(engine.about.links), owns_slots)
+
+
+def attachment_of(about: About) -> Attachment:
+    """What the ledger wants to know of what is attached."""
+    return Attachment(
+        about.attach_id,
+        about.boot_id,
+        about.started_wall_ns / 1e9,
+        about.started_boottime_ns,
+        about.started_awake_ns,
+        about.links,
+        about.sees_all,
+    )

@@ -1,0 +1,250 @@
+"""The daemon at work: it keeps counting attached, follows the links, and writes down what is counted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Final
+
+from esimbpf.apps import Rule
+from esimbpf.attachment import attachment_of, keep_attached, keeping_the_ledger, open_attached, reader_of
+from esimbpf.attribution import Namer
+from esimbpf.errors import EsimbpfError, LedgerError, NoSuchLink
+from esimbpf.journal import log, notify
+from esimbpf.kernel import pins
+from esimbpf.kernel.links import FoundLink, LinkMonitor, cellular_links, choose, list_links
+from esimbpf.kernel.pins import About, PinnedEngine
+from esimbpf.ledger.database import FILE_NAME, connect, said
+from esimbpf.ledger.fold import Folding, thin
+from esimbpf.pace import Pace
+from esimbpf.text import printable
+
+__all__ = ["Daemon"]
+
+_THIN_EVERY_S: Final = 3600.0
+_STEP_NS: Final = 2 * 10**9
+"""By so much the wall clock does not drift between two foldings: it was set."""
+
+
+class Daemon:
+    """Counts `names`, or all cellular links, into the ledger of a state folder, from its making until it is closed.
+
+    `rules` reads the configuration. A ledger that cannot be used is no reason not to count: what is counted is written
+    down when it can be. Raises the engine's errors, and CannotError if another daemon is at work.
+    """
+
+    def __init__(
+        self, names: Sequence[str], state_dir: Path, max_processes: int, rules: Callable[[], Sequence[Rule]]
+    ) -> None:
+        self._names = tuple(names)
+        self._state_dir = state_dir
+        self._max_processes = max_processes
+        self._rules = rules
+        self._namer = Namer(rules())
+        self._trouble = ""
+        self._book: _Book | None = None
+        with ExitStack() as undo:
+            undo.enter_context(keeping_the_ledger(state_dir))
+            self._monitor = undo.enter_context(LinkMonitor())
+            found = list_links()
+            self._say_what_is_missing(found)
+            keep_attached(self._wanted(found), max_processes)
+            self._attached = undo.enter_context(ExitStack())
+            self._open()
+            undo.callback(self._close_book)
+            self._undo = undo.pop_all()
+
+    def close(self) -> None:
+        """Let go; what is attached stays."""
+        self._undo.close()
+
+    def run(self, fold_every_s: float) -> None:
+        """Fold until SIGTERM or SIGINT, and once more then; SIGHUP reads the configuration anew."""
+        ending = (signal.SIGINT, signal.SIGTERM)
+        with Pace(fold_every_s, end_on=ending, wake_on=(signal.SIGHUP,)) as pace:
+            self._fold()
+            links = ", ".join(map(printable, self._engine.about.links)) or "nothing yet"
+            log(f"counting {links}, folding into {printable(str(self._state_dir / FILE_NAME))}")
+            print("ready", file=sys.stderr, flush=True)
+            notify("READY=1")
+            while not pace.ended:
+                ready = pace.wait(readable=(self._monitor.fileno(),))
+                if pace.ended:
+                    break
+                if pace.woken:
+                    self._reload()
+                elif ready:
+                    self._follow_links()
+                else:
+                    self._fold()
+                    self._keep_alive()
+            notify("STOPPING=1")
+            self._fold()
+        log(f"ended by {pace.ended.name if pace.ended else 'nothing'}; what is attached goes on counting")
+
+    def _reload(self) -> None:
+        notify("RELOADING=1")
+        try:
+            self._namer = Namer(self._rules())
+            if self._book:
+                self._book.folding.namer = self._namer
+            log("the configuration was read anew")
+        except EsimbpfError as error:
+            log(f"the configuration stays as it was: {error.message}", "warning")
+        notify("READY=1")
+
+    # -- what is attached --------------------------------------------------------
+
+    def _open(self) -> None:
+        """Take hold of what is attached."""
+        self._close_book()
+        self._attached.close()
+        self._engine: PinnedEngine = self._attached.enter_context(open_attached())
+        self._attached.enter_context(self._engine.owned())
+
+    def _keep_alive(self) -> None:
+        """What somebody has detached is attached again; what somebody has added is counted too."""
+        try:
+            now = About.of(pins.place())
+        except FileNotFoundError:
+            log("what was attached has been detached; attaching again", "warning")
+            # Its maps live as long as they are open here, and have what was counted until it went.
+            self._fold()
+            keep_attached(self._wanted(list_links()), self._max_processes)
+        else:
+            about = self._engine.about
+            if (now.attach_id, now.links) == (about.attach_id, about.links):
+                return
+        self._open()
+
+    # -- links -------------------------------------------------------------------
+
+    def _say_what_is_missing(self, found: Sequence[FoundLink]) -> None:
+        for name in self._names or [None]:
+            try:
+                choose([name] if name else [], found)
+            except NoSuchLink as error:
+                log(f"{error.message}; it is counted when it comes ({error.hint})", "warning")
+
+    def _wanted(self, found: Sequence[FoundLink]) -> tuple[FoundLink, ...]:
+        """Of the links that are to be counted, those that are there."""
+        if not self._names:
+            return cellular_links(found)
+        known = {name for one in found for name in (one.link.name, *one.altnames)}
+        there = [name for name in self._names if printable(name) in known]
+        return choose(there, found) if there else ()
+
+    def _follow_links(self) -> None:
+        """Attach to links that have come, or have come back as other interfaces."""
+        changes = self._monitor.poll()
+        if not changes:
+            return
+        found = list_links()
+        by_name = {one.link.name: one for one in found}
+        for number, name in enumerate(self._engine.about.links):
+            there = by_name.get(name)
+            if there is None:
+                if self._engine.watched_ifindex(number):
+                    with pins.changing():
+                        self._engine.detach_link(number)
+                    log(f"{printable(name)} is gone; it is counted on when it comes back")
+            elif self._engine.attached_to(number) != there.link.ifindex or there.link.ifindex in changes.gone:
+                self._count(there)
+        new = [one for one in self._wanted(found) if self._engine.number(one.link.name) is None]
+        if new:
+            self._fold()
+            for one in new:
+                self._count(one)
+            self._open()
+
+    def _count(self, found: FoundLink) -> None:
+        try:
+            with pins.changing():
+                self._engine.attach_found(self._engine.add(found.link.name), found)
+            log(f"{printable(found.link.name)} is counted, interface {found.link.ifindex}")
+        except EsimbpfError as error:
+            log(f"{error.message} ({error.hint})", "warning")
+
+    # -- the ledger --------------------------------------------------------------
+
+    def _fold(self) -> None:
+        """Write down what is counted; what cannot be written is kept, at the latest by the kernel, until it can."""
+        try:
+            if self._book and self._book.gone:
+                log("the ledger was moved away or removed; a new one begins, with all that is still in the kernel")
+                self._close_book()
+            if not self._book:
+                self._book = _Book(self._state_dir, self._engine, self._namer)
+            self._book.fold()
+        except LedgerError as error:
+            if error.message != self._trouble:
+                log(f"{error.message}; counting goes on, and is written down when it can be ({error.hint})", "error")
+            self._trouble = error.message
+            if not error.passing:
+                self._close_book()
+        else:
+            if self._trouble:
+                log("the ledger can be written again; nothing is missing")
+            self._trouble = ""
+
+    def _close_book(self) -> None:
+        if self._book:
+            self._book.close()
+        self._book = None
+
+
+class _Book:
+    """The open ledger, and how far what is attached is read into it. Raises LedgerError."""
+
+    def __init__(self, state_dir: Path, engine: PinnedEngine, namer: Namer) -> None:
+        self._path = state_dir / FILE_NAME
+        self._db = connect(state_dir)
+        self._thinned_s = 0.0
+        self._clock_ns: int | None = None
+        try:
+            with said(self._path):
+                self._inode = os.stat(self._path).st_ino
+                self.folding = Folding(self._db, attachment_of(engine.about), namer)
+                self._reader = reader_of(engine, owns_slots=True)
+        except BaseException:
+            self._db.close()
+            raise
+
+    @property
+    def gone(self) -> bool:
+        """Whether the file is no longer there under its name."""
+        with suppress(OSError):
+            return os.stat(self._path).st_ino != self._inode
+        return True
+
+    def fold(self) -> None:
+        """Read, and write down what was read."""
+        snapshot = self._reader.read()
+        self._watch_the_clock(snapshot.wall_ns - snapshot.boottime_ns)
+        self.folding.take(snapshot)
+        with said(self._path):
+            self.folding.commit()
+            self._reader.take_back()
+            now_s = time.time()
+            if abs(now_s - self._thinned_s) >= _THIN_EVERY_S:
+                thin(self._db, now_s)
+                self._thinned_s = now_s
+
+    def _watch_the_clock(self, booted_ns: int) -> None:
+        step_ns = booted_ns - (booted_ns if self._clock_ns is None else self._clock_ns)
+        self._clock_ns = booted_ns
+        if abs(step_ns) > _STEP_NS:
+            way = "forward" if step_ns > 0 else "back"
+            log(
+                f"the clock was set {way} by {abs(step_ns) / 1e9:.0f} s; what is counted stands where it says",
+                "warning",
+            )
+
+    def close(self) -> None:
+        """Let go; what was not committed is still in the kernel."""
+        self._db.close()
