@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final, Literal
 
 from esimbpf.errors import UsageError
-from esimbpf.spans import Cycle, EveryDays, Monthly, Once, Span, cycle_at, day_at, days_of, zone_named
+from esimbpf.spans import Cycle, EveryDays, Monthly, Once, Span, cycle_at, day_at, days_of, first_instant, zone_named
 from esimbpf.text import printable
 from esimbpf.units import parse_rate, parse_size
 
@@ -41,7 +41,9 @@ class Plan:
     since: datetime
     """When the plan was made known; a single cycle's first use is looked for from then on."""
     used: str = "0B"
-    """What had been used of the cycle at `since`, as the carrier said: it stands for all that was counted before."""
+    """What had been used of the cycle at `since`, as the carrier said."""
+    counted_bytes: int = 0
+    """What the ledger had of the cycle at `since`, and `used` stands for."""
     rollover: bool = False
     """What a cycle has left over is added to the next one, and lost after that."""
     at_end: AtEnd = "cut"
@@ -76,6 +78,7 @@ class Plan:
             "zone": self.zone,
             "since": self.since.astimezone(UTC).isoformat(),
             "used": self.used,
+            "counted_bytes": self.counted_bytes,
             "rollover": self.rollover,
             "at_end": self.at_end,
             "price": str(self.price),
@@ -95,6 +98,7 @@ class Plan:
             zone=kept["zone"],
             since=datetime.fromisoformat(kept["since"]),
             used=kept["used"],
+            counted_bytes=kept["counted_bytes"],
             rollover=kept["rollover"],
             at_end=kept["at_end"],
             price=Decimal(kept["price"]),
@@ -190,6 +194,8 @@ class Assessment:
     now: datetime
     cycle: Span | None
     """None before the first use of a single cycle, and after it."""
+    ended: datetime | None = None
+    """When a single cycle was over."""
     used_bytes: int = 0
     allowance_bytes: int = 0
     """With what was rolled over."""
@@ -252,7 +258,9 @@ def assess(
     zone = zone_named(plan.zone)
     cycle = current_cycle(plan, now, first_use)
     if cycle is None:
-        return Assessment(now, None, allowance_bytes=plan.allowance_bytes)
+        only = _only_cycle(plan, first_use)
+        ended = only.end if only and only.end <= now else None
+        return Assessment(now, None, ended, allowance_bytes=plan.allowance_bytes)
     rolled = max(0, plan.allowance_bytes - previous_bytes) if plan.rollover and previous_bytes is not None else 0
     allowance = plan.allowance_bytes + rolled
     today = day_at(now, zone)
@@ -284,10 +292,19 @@ def assess(
 
 def current_cycle(plan: Plan, now: datetime, first_use: date | None = None) -> Span | None:
     """The plan's cycle in which a moment lies; `first_use` begins a single one that has no date of its own."""
-    cycle = plan.cycle
-    if isinstance(cycle, Once) and cycle.first is None and first_use is not None:
-        cycle = Once(cycle.days, first_use)
-    return cycle_at(cycle, now, zone_named(plan.zone))
+    only = _only_cycle(plan, first_use)
+    if isinstance(plan.cycle, Once):
+        return only if only and only.begin <= now < only.end else None
+    return cycle_at(plan.cycle, now, zone_named(plan.zone))
+
+
+def _only_cycle(plan: Plan, first_use: date | None) -> Span | None:
+    """The cycle of a plan that has but one; None if it has others, or has not begun."""
+    first = plan.cycle.first or first_use if isinstance(plan.cycle, Once) else None
+    if not isinstance(plan.cycle, Once) or first is None:
+        return None
+    zone = zone_named(plan.zone)
+    return cycle_at(Once(plan.cycle.days, first), first_instant(first, zone), zone)
 
 
 def _runs_out(

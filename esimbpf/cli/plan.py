@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 from zoneinfo import ZoneInfo
@@ -49,7 +51,12 @@ def set_plan(
     ],
     link: Link = None,
     profile: Profile = None,
-    used: Annotated[str, typer.Option(metavar="SIZE", help="Used of this cycle by now, as the carrier says.")] = "0B",
+    used: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Used of this cycle by now, as the carrier says.", show_default="what was counted"
+        ),
+    ] = None,
     rollover: Annotated[
         bool, typer.Option("--rollover", metavar="", help="What is left goes to the next cycle.")
     ] = False,
@@ -82,35 +89,44 @@ def set_plan(
         cycle=parse_cycle(cycle),
         zone=zone,
         since=datetime.now(UTC),
-        used=used,
+        used=used or "0B",
         rollover=rollover,
         warn=tuple(map(int, levels)),
         **parse_end(then),
     )
-    db = connect(common.state_dir)
-    try:
-        with said(common.state_dir / FILE_NAME):
-            plans.keep(db, made)
-    finally:
-        db.close()
+    path = common.state_dir / FILE_NAME
+    with said(path), closing(connect(common.state_dir)) as db:
+        if used is not None:
+            with open_ledger(common) as read:
+                made = replace(made, counted_bytes=plans.counted(read, made))
+        plans.keep(db, made)
     print(f"kept for {printable(made.target)}; see esimbpf plan show", file=sys.stderr)
 
 
 @plan.command("show")
 def show_plan(
     context: typer.Context,
+    link: Annotated[
+        str | None, typer.Argument(metavar="LINK", help="Only this link's plan.", show_default=False)
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="ICCID", help="Only this SIM profile's plan.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print JSON lines, one for each plan.")] = False,
     units: Annotated[Units, typer.Option(help="Decimal or binary prefixes.")] = Units.SI,
 ) -> None:
-    """Used, remaining, will it last, what is safe today, what it costs, and who is to blame; for every plan."""
+    """Say how a plan stands: used, remaining, will it last, what is safe today, what it costs, who is to blame."""
     import orjson
     from rich.console import Console
 
     from esimbpf.sinks.plan import plan_fields, plan_screen
 
     now = datetime.now(UTC)
+    chosen = _target(link, profile) if link or profile else None
     with open_ledger(context.obj) as db:
-        told = [(one, plans.judged(db, one, now)) for one in plans.kept(db)]
+        told = [(one, plans.judged(db, one, now)) for one in plans.kept(db) if chosen in (None, one.target)]
+    if not told and chosen:
+        raise CannotError(f"no plan is known for {printable(chosen)}", "see which there are: esimbpf plan show")
     if not told:
         raise CannotError(
             "no plan is known", "say what was agreed: esimbpf plan set --allowance 10GB --cycle monthly:1"
@@ -132,12 +148,8 @@ def remove_plan(context: typer.Context, link: Link = None, profile: Profile = No
     """Forget a plan; what was counted stays."""
     common: Common = context.obj
     target = _target(link, profile)
-    db = connect(common.state_dir)
-    try:
-        with said(common.state_dir / FILE_NAME):
-            removed = plans.remove(db, target)
-    finally:
-        db.close()
+    with said(common.state_dir / FILE_NAME), closing(connect(common.state_dir)) as db:
+        removed = plans.remove(db, target)
     if not removed:
         raise CannotError(f"no plan is known for {printable(target)}", "see which there are: esimbpf plan show")
     print(f"forgotten: {printable(target)}", file=sys.stderr)

@@ -9,12 +9,12 @@ from datetime import UTC, date, datetime, timedelta
 
 from esimbpf.ledger.database import transaction
 from esimbpf.ledger.fold import QUARTER_S
-from esimbpf.ledger.query import ReportBy, bounds, usage
+from esimbpf.ledger.query import ReportBy, Usage, bounds, usage
 from esimbpf.plan import Assessment, DayUse, Plan, assess, current_cycle
-from esimbpf.spans import Once, Span, cycle_at, days_of, zone_named
+from esimbpf.spans import Once, Span, cycle_at, day_at, days_of, zone_named
 from esimbpf.units import parse_size
 
-__all__ = ["judged", "keep", "kept", "remove"]
+__all__ = ["counted", "judged", "keep", "kept", "remove"]
 
 _DAYS_BEFORE = 28
 
@@ -43,39 +43,58 @@ def judged(db: sqlite3.Connection, plan: Plan, now: datetime) -> Assessment:
     first_use = _first_use(db, plan)
     cycle = current_cycle(plan, now, first_use)
     if cycle is None:
-        return assess(plan, now, [], 0)
-    counted_from = max(cycle.begin, plan.since) if cycle.begin <= plan.since else cycle.begin
-    used = _bytes(db, plan, Span(counted_from, now))
-    if cycle.begin <= plan.since < cycle.end:
-        used += parse_size(plan.used)
-    before = cycle_at(plan.cycle, cycle.begin - timedelta(microseconds=1), zone)
+        return assess(plan, now, [], 0, first_use=first_use)
     known = bounds(db)
-    previous = None
-    # Of a cycle that was not counted from its beginning nobody knows what it has left over.
-    if not isinstance(plan.cycle, Once) and before and known and known.begin <= before.begin:
-        previous = _bytes(db, plan, before)
     begin = max(cycle.begin - timedelta(days=_DAYS_BEFORE), known.begin) if known else cycle.begin
+    cut = list(days_of(Span(begin, now), zone))
+    rows = [row for row in usage(db, cut, ReportBy.LINK, now_s=now.timestamp()) if _concerns(plan, row)]
     days = []
-    for day in days_of(Span(begin, now), zone):
-        rows = list(usage(db, [day], ReportBy.LINK, now_s=now.timestamp()))
-        mine = [row for row in rows if plan.target in (f"link:{row.link}", f"profile:{row.profile}")]
+    for day in cut:
+        mine = [row for row in rows if row.span == day]
         # The day on which counting began is not whole.
         unknown_s = max(0.0, (known.begin - day.begin).total_seconds()) if known else 0.0
         gap_s = max((row.gap_s for row in mine), default=0.0) + unknown_s
         days.append(DayUse(day, sum(row.counters.total_bytes for row in mine), gap_s))
     by_app: dict[str, int] = {}
-    for row in usage(db, [Span(cycle.begin, now)], ReportBy.APP, now_s=now.timestamp()):
-        if plan.target in (f"link:{row.link}", f"profile:{row.profile}"):
+    for row in usage(db, [cycle], ReportBy.APP, now_s=now.timestamp()):
+        if _concerns(plan, row):
             name = row.name or row.kind
             by_app[name] = by_app.get(name, 0) + row.counters.total_bytes
-    return assess(plan, now, days, used, previous, by_app, first_use)
+    used = _used(db, plan, cycle, now)
+    return assess(plan, now, days, used, _previous(db, plan, cycle, known, now), by_app, first_use)
 
 
-def _bytes(db: sqlite3.Connection, plan: Plan, span: Span) -> int:
-    rows = usage(db, [span], ReportBy.LINK, now_s=span.end.timestamp())
-    return sum(
-        row.counters.total_bytes for row in rows if plan.target in (f"link:{row.link}", f"profile:{row.profile}")
-    )
+def counted(db: sqlite3.Connection, plan: Plan) -> int:
+    """What the ledger has of the cycle in which a plan is made known, or of the day that may be its first use."""
+    zone = zone_named(plan.zone)
+    return _bytes(db, plan, current_cycle(plan, plan.since) or day_at(plan.since, zone), plan.since)
+
+
+def _used(db: sqlite3.Connection, plan: Plan, cycle: Span, now: datetime) -> int:
+    """What was used of a cycle; what stands in its future, because a clock was wrong, has been used too."""
+    amount = _bytes(db, plan, cycle, now)
+    if cycle.begin <= plan.since < cycle.end:
+        return parse_size(plan.used) + amount - min(amount, plan.counted_bytes)
+    return amount
+
+
+def _previous(db: sqlite3.Connection, plan: Plan, cycle: Span, known: Span | None, now: datetime) -> int | None:
+    """What was used of the cycle before; None if there is none, or it was not counted from its beginning."""
+    if isinstance(plan.cycle, Once):
+        return None
+    before = cycle_at(plan.cycle, cycle.begin - timedelta(microseconds=1), zone_named(plan.zone))
+    if before and (before.begin <= plan.since < before.end or (known and known.begin <= before.begin)):
+        return _used(db, plan, before, now)
+    return None
+
+
+def _concerns(plan: Plan, row: Usage) -> bool:
+    return plan.target in (f"link:{row.link}", f"profile:{row.profile}")
+
+
+def _bytes(db: sqlite3.Connection, plan: Plan, span: Span, now: datetime) -> int:
+    rows = usage(db, [span], ReportBy.LINK, now_s=now.timestamp())
+    return sum(row.counters.total_bytes for row in rows if _concerns(plan, row))
 
 
 def _first_use(db: sqlite3.Connection, plan: Plan) -> date | None:
