@@ -6,6 +6,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,20 @@ class Kernel:
         self.slots: dict[tuple[int, int], Counters] = {}
         self.reserved = [dict.fromkeys(ReservedSlot, NOTHING) for _ in links]
         self.told: dict[tuple[int, int], Counters] = {}
+
+    def follower(self, name: str, boot_id: str) -> Kernel:
+        """What counts after this one, from a minute later on; on another boot the clock is right again."""
+        follower = Kernel(name, int(self.now_s) + 60, self.attachment.links)
+        if boot_id == self.attachment.boot_id:
+            follower.clock_error_s, follower.slept_s = self.clock_error_s, self.slept_s
+        started_ns = int((follower.now_s - follower.slept_s) * 1e9)
+        follower.attachment = replace(
+            follower.attachment,
+            boot_id=boot_id,
+            started_awake_ns=started_ns,
+            started_wall_s=BOOTED_S + follower.now_s + follower.clock_error_s,
+        )
+        return follower
 
     def sends(self, slot: int, size: int, link: int = 0) -> None:
         key = link, FIRST_PROCESS_SLOT + slot
@@ -104,26 +119,38 @@ MOVES = st.one_of(
     st.tuples(st.sampled_from(["sends", "receives"]), st.integers(0, 5), st.integers(20, 65535)),
     st.tuples(st.just("answers"), st.integers(20, 1500)),
     st.tuples(st.just("waits"), st.sampled_from([0.3, 1.0, 59.0, 61.0, 1000.0])),
+    st.tuples(st.just("sleeps"), st.sampled_from([5.0, 30_000.0])),
+    # An hour back, a month ahead, a battery that was empty: 1970.
+    st.tuples(st.just("sets the clock"), st.sampled_from([-3600.0, 0.7, 31 * 86400.0, -float(BOOTED_S)])),
     st.just(("folds",)),
     st.just(("cannot write",)),
     st.just(("is killed",)),
     st.just(("is killed before the commit",)),
+    st.just(("is taken over from",)),
+    st.just(("reboots",)),
 )
 
 
 @given(st.lists(MOVES, max_size=40))
-def test_killed_at_any_moment_it_neither_loses_nor_doubles_a_byte(moves: list[tuple[object, ...]]) -> None:
-    kernel = Kernel()
+def test_whatever_happens_when_it_neither_loses_nor_doubles_a_byte(moves: list[tuple[object, ...]]) -> None:
+    kernel, names = Kernel(), iter(range(100))
+    gone = NOTHING
+    """What kernels before this one have counted, as far as it was folded."""
     with tempfile.TemporaryDirectory() as folder, closing(connect(Path(folder))) as db:
         folding = Folding(db, kernel.attachment, Namer())
         for what, *arguments in moves:
             match what:
                 case "waits":
                     kernel.now_s += float(str(arguments[0]))
+                case "sleeps":
+                    kernel.now_s += float(str(arguments[0]))
+                    kernel.slept_s += float(str(arguments[0]))
+                case "sets the clock":
+                    kernel.clock_error_s += float(str(arguments[0]))
                 case "folds":
                     folding.take(kernel.read())
                     folding.commit()
-                    assert total(db) == kernel.total
+                    assert total(db) == gone + kernel.total
                 case "cannot write":
                     folding.take(kernel.read())
                     db.execute("PRAGMA query_only = 1")
@@ -135,11 +162,74 @@ def test_killed_at_any_moment_it_neither_loses_nor_doubles_a_byte(moves: list[tu
                         folding.take(kernel.read())
                     kernel.reader_begins()
                     folding = Folding(db, kernel.attachment, Namer())
+                case "is taken over from":
+                    last = kernel.read()
+                    folding.take(last)
+                    folding.commit()
+                    gone = total(db)
+                    debts = folding.debts(last)
+                    assert set(debts.values()) == {NOTHING}
+                    kernel = kernel.follower(f"taken over {next(names)}", kernel.attachment.boot_id)
+                    folding = Folding(db, kernel.attachment, Namer(), debts)
+                case "reboots":
+                    gone = total(db)
+                    kernel = kernel.follower(f"rebooted {next(names)}", f"boot {next(names)}")
+                    folding = Folding(db, kernel.attachment, Namer())
                 case _:
                     getattr(kernel, str(what))(*arguments)
         folding.take(kernel.read())
         folding.commit()
-        assert total(db) == total(db, "quarter") == kernel.total
+        assert total(db) == total(db, "quarter") == gone + kernel.total
+        assert db.execute("SELECT count(*) FROM gap WHERE end_s <= begin_s").fetchone() == (0,)
+
+
+def test_packets_that_come_in_under_the_new_version_and_arrive_under_the_old_count_once(db: sqlite3.Connection) -> None:
+    old = Kernel("old")
+    old.answers(60)
+    packet = Counters(rx_bytes=1000, rx_packets=1)
+    old.slots[0, FIRST_PROCESS_SLOT] = packet + packet
+    old.reserved[0][ReservedSlot.TAKEN] += packet + packet
+    folding = Folding(db, old.attachment, Namer())
+    last = old.read()
+    folding.take(last)
+    folding.commit()
+    debts = folding.debts(last)
+    assert debts == {"wwan0": Counters(rx_bytes=1940, rx_packets=1)}
+    new = old.follower("new", "boot")
+    Folding(db, new.attachment, Namer(), debts)
+    # A restart in between does not forget it.
+    folding = Folding(db, new.attachment, Namer())
+    new.reserved[0][ReservedSlot.LINK] += packet + packet + packet
+    folding.take(new.read())
+    folding.commit()
+    assert total(db, where="kind = 'kernel'").rx_bytes == 60 + 1000
+    assert total(db).rx_bytes == 60 + 3000
+    assert total(db).rx_packets == 4
+
+
+def test_what_was_taken_over_from_is_never_folded_again(db: sqlite3.Connection) -> None:
+    old = Kernel("old")
+    old.sends(0, 100)
+    folding = Folding(db, old.attachment, Namer())
+    folding.take(old.read())
+    folding.commit()
+    Folding(db, old.follower("new", "boot").attachment, Namer())
+    assert Folding(db, old.attachment, Namer()).followed
+
+
+def test_sleep_is_no_gap_and_a_reboot_is_one(db: sqlite3.Connection) -> None:
+    kernel = Kernel(started_s=100)
+    folding = Folding(db, kernel.attachment, Namer())
+    kernel.now_s += 8 * 3600
+    kernel.slept_s += 8 * 3600 - 20
+    kernel.sends(0, 7)
+    folding.take(kernel.read())
+    folding.commit()
+    assert db.execute("SELECT * FROM gap").fetchall() == []
+    last_s = BOOTED_S + kernel.now_s
+    kernel = kernel.follower("after", "another boot")
+    Folding(db, kernel.attachment, Namer())
+    assert db.execute("SELECT begin_s, end_s, cause FROM gap").fetchall() == [(last_s, last_s + 60, "down")]
 
 
 def test_apps_and_users_have_rows_of_their_own(db: sqlite3.Connection) -> None:
