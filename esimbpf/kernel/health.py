@@ -6,6 +6,7 @@ import time
 from typing import Final
 
 from esimbpf.errors import EsimbpfError, NotPermitted
+from esimbpf.exclusive import holder
 from esimbpf.health import Health, LinkHealth, ProgramHealth
 from esimbpf.kernel import abi, pins
 from esimbpf.kernel.links import list_links
@@ -34,6 +35,7 @@ def health() -> Health:
         readings = Reader(engine, len(about.links), owns_slots=False).read().links if about.links else ()
         names = {found.link.ifindex: found.link.name for found in list_links()}
         first, last = FIRST_PROCESS_SLOT * abi.SLOT.size, (engine.last_slot + 1) * abi.SLOT.size
+        keeper = holder(pins.place())
         states = [state for _, state, _, _ in abi.SLOT.iter_unpack(engine.state_memory[first:last])]
         return Health(
             attached=True,
@@ -59,6 +61,8 @@ def health() -> Health:
             slots=len(states),
             slots_used=sum(state != abi.SlotState.FREE for state in states),
             slots_ended=sum(state == abi.SlotState.EXITED for state in states),
+            daemon=keeper is not None,
+            daemon_pid=keeper.pid if keeper else None,
             strangers=strangers,
         )
 

@@ -34,6 +34,11 @@ def status_text(health: Health) -> Text:
                 text.append(
                     f"              overflow: {bytes_text(link.overflow.total_bytes)} without a name\n", "yellow"
                 )
+        text.append("  daemon      ")
+        if health.daemon:
+            text.append(f"at work{f' (pid {health.daemon_pid})' if health.daemon_pid else ''}\n")
+        else:
+            text.append("not at work: what is counted is kept in the kernel, until it is shut down\n", "yellow")
         scarce = health.slots_used >= health.slots * 7 // 8
         text.append("  processes   ")
         text.append(
@@ -75,6 +80,7 @@ def status_json(health: Health) -> bytes:
                 }
                 for link in health.links
             ],
+            "daemon": {"pid": health.daemon_pid} if health.daemon else None,
             "slots": {"size": health.slots, "used": health.slots_used, "ended": health.slots_ended},
         }
     document["strangers"] = health.strangers

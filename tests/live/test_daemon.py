@@ -196,7 +196,9 @@ def test_the_ledger_has_what_crossed_by_app(lab: Lab, tmp_path: Path) -> None:
     before = lab.link.crossed()
     with daemon(lab, tmp_path) as process:
         moved = udp(lab, down=301, up=207)
+        assert state(lab)["daemon"] == {"pid": process.pid}
         end(process)
+    assert state(lab)["daemon"] is None
     assert ledger(tmp_path) == ledger(tmp_path, "quarter") == lab.link.crossed() - before
     app = "kind = 'app' AND app_id = (SELECT id FROM app WHERE name = 'puppet.py')"
     assert ledger(tmp_path, where=app) == moved.exactly
