@@ -13,7 +13,7 @@ from typing import Final, Self
 from esimbpf.apps import Rule
 from esimbpf.attribution import LinkTally, Namer
 from esimbpf.difference import Difference
-from esimbpf.errors import NoSuchLink, UsageError
+from esimbpf.errors import CannotError, NoSuchLink, UsageError
 from esimbpf.kernel.abi import MAX_LINKS
 from esimbpf.kernel.engine import Engine, header_bytes
 from esimbpf.kernel.links import FoundLink, LinkMonitor, follow, list_links
@@ -77,6 +77,7 @@ class Session:
                 numbers = [pinned.about.links.index(found.link.name) for found in links]
                 sees_all = pinned.about.sees_all
             else:
+                _refuse_to_replace_filters(links)
                 self._engine = undo.enter_context(Engine(max_processes, len(links), follow=follow))
                 numbers = list(range(len(links)))
                 sees_all = attach_all(self._engine, cgroup)
@@ -261,6 +262,21 @@ def _pinned_for(links: Sequence[FoundLink]) -> Iterator[PinnedEngine | None]:
     else:
         with engine:
             yield engine
+
+
+def _refuse_to_replace_filters(links: Sequence[FoundLink]) -> None:
+    """CannotError where a link has one place for us only (no tcx, before 6.6), and what is pinned has it."""
+    engine = pinned_here()
+    if engine is None:
+        return
+    with engine:
+        for found in links:
+            number = engine.number(found.link.name)
+            if number is not None and engine.has_filters(number):
+                raise CannotError(
+                    f"{found.link.name} is counted for good already, and this kernel has room for one to count it",
+                    "leave --cgroup and links that are not counted by it out, or end it: esimbpf detach",
+                )
 
 
 def _utc(epoch_ns: int) -> datetime:

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import orjson
 
@@ -37,6 +37,9 @@ from esimbpf.kernel.programs import PROGRAMS, Hook, Program
 from esimbpf.snapshot import FIRST_PROCESS_SLOT
 from esimbpf.text import printable
 
+if TYPE_CHECKING:
+    from esimbpf.kernel.clsact import Filter
+
 __all__ = [
     "PINS_VARIABLE",
     "SIDES",
@@ -46,6 +49,7 @@ __all__ = [
     "boot_id",
     "changing",
     "exchange",
+    "exchange_on_link",
     "foreign",
     "hook_of",
     "link_hook_of",
@@ -229,8 +233,9 @@ class PinnedEngine(Engine):
                 # note the same, and of what they count they know in common maps what was counted already.
                 self.attach_program(program.name, fd)
             case Hook.TC_EGRESS | Hook.TC_INGRESS:
+                side = SIDES[program.hook]
                 for index in range(len(self.about.links)):
-                    exchange(self.link_hook(index, SIDES[program.hook]), fd)
+                    exchange_on_link(self.link_hook(index, side), self.watched_ifindex(index), side, fd)
             case Hook.CGROUP_INGRESS | Hook.CGROUP_SOCK_CREATE:
                 exchange(hook, fd)
             case Hook.ITERATOR:
@@ -283,6 +288,8 @@ class PinnedEngine(Engine):
 
     def attached_to(self, index: int) -> int:
         """The ifindex on which a link's programs are; 0 if they are on none, because it is gone or has been."""
+        if self.has_filters(index):
+            return self.watched_ifindex(index)
         indexes = set()
         for side in SIDES.values():
             try:
@@ -294,6 +301,13 @@ class PinnedEngine(Engine):
             finally:
                 os.close(fd)
         return indexes.pop() if len(indexes) == 1 else 0
+
+    def has_filters(self, index: int) -> bool:
+        """Whether a link's programs are tc filters, because there is no tcx."""
+        if any(self.link_hook(index, side).exists() for side in SIDES.values()):
+            return False
+        ifindex = self.watched_ifindex(index)
+        return ifindex != 0 and len(_filters(ifindex)) == len(SIDES)
 
     def attach_link(self, index: int, ifindex: int, header_len: int) -> None:
         """Attach to an interface for good, unless that is done already; OSError if it is gone.
@@ -370,6 +384,25 @@ def exchange(pin: Path, fd: int) -> bool:
     finally:
         os.close(link)
     return True
+
+
+def exchange_on_link(pin: Path, ifindex: int, side: str, fd: int) -> bool:
+    """`exchange` for a link's program, where there is no tcx that of the filter on the interface (0: on none)."""
+    if pin.exists():
+        return exchange(pin, fd)
+    if not ifindex or not _filters(ifindex):
+        return False
+    from esimbpf.kernel import clsact
+
+    clsact.attach(ifindex, fd, clsact.Direction[side.upper()])
+    return True
+
+
+def _filters(ifindex: int) -> tuple[Filter, ...]:
+    """Our tc filters on an interface, where there is no tcx."""
+    from esimbpf.kernel import clsact
+
+    return clsact.stale(ifindex)
 
 
 def pinned_here() -> PinnedEngine | None:

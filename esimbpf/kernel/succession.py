@@ -16,7 +16,7 @@ from typing import Final
 from esimbpf.kernel import abi, libbpf
 from esimbpf.kernel.engine import header_bytes
 from esimbpf.kernel.links import list_links
-from esimbpf.kernel.pins import SIDES, About, PinnedEngine, exchange, hook_of, link_hook_of
+from esimbpf.kernel.pins import SIDES, About, PinnedEngine, exchange, exchange_on_link, hook_of, link_hook_of
 from esimbpf.kernel.programs import Hook
 from esimbpf.kernel.reader import wait_for_packets_under_way
 from esimbpf.model import NOTHING, Counters, Process
@@ -45,9 +45,8 @@ def take_over(engine: PinnedEngine, path: Path) -> None:
         for hook, side in SIDES.items():
             pin, program = link_hook_of(path, index, side), engine.program_fd(_PROGRAMS[hook])
             assert program is not None, "what counts is required, and so it is loaded"
-            if exchange(pin, program):
+            if exchange_on_link(pin, there.link.ifindex, side, program) and pin.exists():
                 _share(pin, engine.link_hook(number, side))
-        # Where there is no tcx, or the interface is another, it is attached to anew, its own filters replaced.
         if engine.attached_to(number) != there.link.ifindex:
             engine.attach_link(number, there.link.ifindex, header_bytes(there.device_type))
     # What has come in under the other version shall get where it goes under it, too.

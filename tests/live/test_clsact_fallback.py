@@ -6,14 +6,21 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from esimbpf.kernel.mounts import cgroup2_root
+from esimbpf.ledger.database import connect
 from esimbpf.model import Counters
 from tests.live.netlab import Lab, run
-from tests.live.traffic import Puppet, Scene
+from tests.live.test_daemon import ENVIRONMENT, ledger, own_pins
+from tests.live.test_succession import other, theirs
+from tests.live.traffic import Puppet, Scene, begin_transfer
 from tests.live.watching import PATIENCE_S
+
+__all__ = ["other", "own_pins"]
 
 WITHOUT_TCX = """
 import errno, sys
@@ -83,4 +90,56 @@ def test_what_a_killed_run_left_is_replaced_by_the_next(lab: Lab) -> None:
     with watching(lab) as watch:
         assert filters(lab) == left, "replaced, not added to"
         ended(watch)
+    assert filters(lab) == []
+
+
+# --- counting that outlives the command --------------------------------------------------------------------------
+
+
+def without_tcx(
+    lab: Lab, *words: str, status: int = 0, environment: Mapping[str, str] = ENVIRONMENT, cwd: Path | None = None
+) -> str:
+    """Run a command on a kernel that refuses tcx; what it says."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TCX, "--netns", lab.device.name, *words],
+        env=environment,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    return done.stderr
+
+
+def test_what_outlives_the_command_is_replaced_under_load_and_taken_off(lab: Lab, tmp_path: Path) -> None:
+    before = lab.link.crossed()
+    state_dir = ("--state-dir", str(tmp_path))
+    connect(tmp_path).close()
+    without_tcx(lab, "attach", "wwan0")
+    assert len(filters(lab)) == 2
+    assert "attached already" in without_tcx(lab, "attach", "wwan0")
+    _, finish = begin_transfer(lab, down=30_000_003, up=30_000_007)
+    for _ in range(3):
+        without_tcx(lab, "attach", "--replace", "wwan0")
+    finish()
+    assert len(filters(lab)) == 2
+    refused = without_tcx(lab, "--cgroup", cgroup2_root(), "watch", "wwan0", "--count", "1", status=3)
+    assert "this kernel has room for one to count" in refused
+    without_tcx(lab, *state_dir, "detach")
+    assert ledger(tmp_path) == lab.link.crossed() - before
+    assert filters(lab) == []
+
+
+def test_another_version_is_taken_over_from_under_load(other: Path, lab: Lab, tmp_path: Path) -> None:
+    before = lab.link.crossed()
+    state_dir = ("--state-dir", str(tmp_path))
+    without_tcx(lab, "attach", "wwan0", environment=theirs(other), cwd=other)
+    _, finish = begin_transfer(lab, down=30_000_003, up=30_000_007)
+    without_tcx(lab, *state_dir, "attach", "--replace", "wwan0")
+    assert len(filters(lab)) == 2
+    finish()
+    without_tcx(lab, *state_dir, "detach")
+    assert ledger(tmp_path) == lab.link.crossed() - before
     assert filters(lab) == []
