@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from types import TracebackType
@@ -12,17 +12,17 @@ from typing import Final, Self
 
 from esimbpf.apps import Rule
 from esimbpf.attribution import LinkTally, Namer
-from esimbpf.difference import Difference
+from esimbpf.difference import Difference, Standing
 from esimbpf.errors import CannotError, NoSuchLink, UsageError
 from esimbpf.kernel.abi import MAX_LINKS
 from esimbpf.kernel.engine import Engine, header_bytes
 from esimbpf.kernel.links import FoundLink, LinkMonitor, follow, list_links
 from esimbpf.kernel.mounts import cgroup2_root
 from esimbpf.kernel.netns import cookie
-from esimbpf.kernel.pins import PinnedEngine, boot_id, changing, pinned_here
+from esimbpf.kernel.pins import About, PinnedEngine, boot_id, changing, pinned_here
 from esimbpf.kernel.reader import Reader
 from esimbpf.model import NOTHING, GroupBy, LinkTick, Process, Start, Tick
-from esimbpf.snapshot import FIRST_PROCESS_SLOT, ReservedSlot
+from esimbpf.snapshot import FIRST_PROCESS_SLOT, ReservedSlot, Snapshot
 
 __all__ = ["DEFAULT_MAX_PROCESSES", "Session", "attach_all"]
 
@@ -90,12 +90,12 @@ class Session:
             for watched, found in zip(self._links, links, strict=True):
                 if not self._attach(watched, found):
                     raise NoSuchLink(f"{found.link.name} has just vanished", "see what is there: esimbpf links")
-            self._reader = Reader(self._engine, max(numbers) + 1, self._owns_slots)
+            self.about: About | None = pinned.about if pinned else None
+            """What is pinned, if that is what is read."""
+            self._sees_all = sees_all
+            self._reader = self._new_reader()
             if pinned:
-                # What was counted before is not this run's.
-                before = self._reader.read()
-                for watched in self._links:
-                    watched.difference.advance(before.links[watched.index], before.boottime_ns)
+                self.begin_anew()
             self._undo = undo.pop_all()
         self._last_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         wall_ns = time.time_ns()
@@ -123,6 +123,24 @@ class Session:
     def close(self) -> None:
         """Detach everything; nothing of this run stays in the kernel."""
         self._undo.close()
+
+    def begin_anew(self) -> Snapshot:
+        """Begin the run of what is pinned now, before its first tick; what was counted before, since the attachment.
+
+        It has the links that are pinned up to the last one of the run.
+        """
+        self._reader = self._new_reader()
+        before = self._reader.read()
+        for watched in self._links:
+            watched.difference = Difference(self._sees_all)
+            watched.difference.advance(before.links[watched.index], before.boottime_ns)
+        self._last_ns = before.boottime_ns
+        return before
+
+    def go_on_from(self, standings: Mapping[str, Standing]) -> None:
+        """Tell what is not told yet where this stands, by link: all of what `begin_anew` gave, fragments apart."""
+        for watched in self._links:
+            watched.difference = Difference(self._sees_all, standings[watched.link.name])
 
     @property
     def all_gone(self) -> bool:
@@ -196,6 +214,9 @@ class Session:
             else:
                 watched.present = False
                 self._attach(watched, now)
+
+    def _new_reader(self) -> Reader:
+        return Reader(self._engine, max(watched.index for watched in self._links) + 1, self._owns_slots)
 
     def _attach(self, watched: _Watched, found: FoundLink) -> bool:
         """Count this interface as the watched link; False if it is gone again."""

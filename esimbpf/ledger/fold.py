@@ -131,6 +131,12 @@ class Folding:
         """When the last committed folding was, in seconds since the Unix epoch."""
         return float(self._last_s)
 
+    @property
+    def standings(self) -> Mapping[str, Standing]:
+        """By link, how far its counters have been told."""
+        told = (difference.standing for difference in self._differences)
+        return dict(zip(self._attachment.links, told, strict=True))
+
     def _begin(self, attachment: Attachment, debts: Mapping[str, Counters]) -> tuple[int, int, float, int, int]:
         """Note an attachment that is new; those before it, and their counters, are gone."""
         self._note_downtime(attachment)

@@ -7,6 +7,7 @@ import signal
 import sys
 import termios
 from collections import deque
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from types import FrameType
 from typing import Final, Protocol
@@ -19,6 +20,7 @@ from esimbpf.pace import Pace
 from esimbpf.sinks.table import SPARK_WIDTH, Sort, View, render
 from esimbpf.sinks.terminal import Keyboard
 from esimbpf.units import Units
+from esimbpf.use import LEDGER_KNOWS, LinkUse, carried_on
 
 __all__ = ["Session", "top"]
 
@@ -48,21 +50,31 @@ class Session(Protocol):
         ...
 
 
-def top(session: Session, interval_s: float, by: GroupBy, units: Units = Units.SI, once: bool = False) -> None:
+def top(
+    session: Session,
+    interval_s: float,
+    by: GroupBy,
+    units: Units = Units.SI,
+    once: bool = False,
+    uses: Mapping[str, LinkUse] | None = None,
+    warning: str = "",
+) -> None:
     """Show the live table until q, Ctrl-C or SIGTERM; one plain table where stdout is no terminal, or with `once`.
 
-    On a terminal that only prints (TERM=dumb), a plain table each interval.
+    On a terminal that only prints (TERM=dumb), a plain table each interval. `uses` is what the ledger knows of the
+    links when the run begins; `warning` is shown all the time.
     """
+    view = View(by, units=units, uses=uses or {}, warning=warning)
     console = Console(highlight=False, soft_wrap=False)
     if once or not console.is_terminal:
-        _plain(session, interval_s, by, units, console, once=True)
+        _plain(session, interval_s, view, console, once=True)
     elif console.is_dumb_terminal or not os.environ.get("TERM"):
-        _plain(session, interval_s, by, units, console, once=False)
+        _plain(session, interval_s, view, console, once=False)
     else:
-        _Top(session, interval_s, by, units, console).run()
+        _Top(session, interval_s, view, console).run()
 
 
-def _plain(session: Session, interval_s: float, by: GroupBy, units: Units, console: Console, once: bool) -> None:
+def _plain(session: Session, interval_s: float, view: View, console: Console, once: bool) -> None:
     """Intervals as plain text: no control codes, as wide as COLUMNS says, or the terminal, or 120."""
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns) > 0:
@@ -70,18 +82,37 @@ def _plain(session: Session, interval_s: float, by: GroupBy, units: Units, conso
     else:
         width = console.width if console.is_terminal else _PIPE_WIDTH
     plain = Console(width=width, color_system=None, force_terminal=False, highlight=False, soft_wrap=True)
-    view = View(by, units=units, ascii=_ascii(plain), keys=False, sort=Sort.TOTAL_DOWN)
+    view.ascii, view.keys, view.sort = _ascii(plain), False, Sort.TOTAL_DOWN
     with Pace(interval_s, end_on=_ENDING) as pace:
         while True:
             while pace.wait(readable=(session.fileno(),)):
                 session.follow_links()
+            session.tick()
+            ticks = {by: session.view(by) for by in _with_last(view.by)}
+            view.uses = _carried_on(view.uses, ticks)
             with plain.capture() as captured:
-                plain.print(render(session.tick(), view, width, None))
+                plain.print(render(ticks[view.by], view, width, None))
             text = "\n".join(line.rstrip() for line in captured.get().splitlines())
             sys.stdout.write(text + ("\n" if once else "\n\n"))
             sys.stdout.flush()
             if once or pace.ended:
                 return
+
+
+def _with_last(by: GroupBy) -> list[GroupBy]:
+    """All groupings, this one at the end: the session goes on with the last one it was asked for."""
+    return [*(other for other in GroupBy if other is not by), by]
+
+
+def _carried_on(uses: Mapping[str, LinkUse], ticks: Mapping[GroupBy, Tick]) -> Mapping[str, LinkUse]:
+    """What the links have used after an interval."""
+    carried = dict(uses)
+    known = [ticks[by] for by in LEDGER_KNOWS]
+    for views in zip(*(tick.links for tick in known), strict=True):
+        name = views[0].link.name
+        if name in carried:
+            carried[name] = carried_on(carried[name], views, known[0].time, known[0].interval_s)
+    return carried
 
 
 def _ascii(console: Console) -> bool:
@@ -91,13 +122,15 @@ def _ascii(console: Console) -> bool:
 class _Top:
     """The live table's state."""
 
-    def __init__(self, session: Session, interval_s: float, by: GroupBy, units: Units, console: Console) -> None:
+    def __init__(self, session: Session, interval_s: float, view: View, console: Console) -> None:
         self._session = session
         self._interval_s = interval_s
         self._console = console
         self._history: dict[tuple[str, Kind, str], deque[float]] = {}
-        self._view = View(by, units=units, ascii=_ascii(console), history=self._history)
-        self._tick = session.view(by)
+        self._view = view
+        self._uses = view.uses
+        view.ascii, view.history = _ascii(console), self._history
+        self._tick = session.view(view.by)
         self._resized = False
 
     def run(self) -> None:
@@ -181,8 +214,9 @@ class _Top:
         self._session.tick()
         seen = set()
         # Of all groupings, so that changing to another one shows its history too.
-        for by in (*(other for other in GroupBy if other is not self._view.by), self._view.by):
-            tick = self._session.view(by)
+        ticks = {by: self._session.view(by) for by in _with_last(self._view.by)}
+        self._uses = _carried_on(self._uses, ticks)
+        for tick in ticks.values():
             for link in tick.links:
                 for row in link.rows:
                     key = (link.link.name, row.kind, row.id)
@@ -193,7 +227,12 @@ class _Top:
         for key in self._history.keys() - seen:
             del self._history[key]
         if not self._view.paused:
-            self._tick = tick
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Show the last interval; what was used is told as of the same moment."""
+        self._tick = self._session.view(self._view.by)
+        self._view.uses = self._uses
 
     def _press(self, key: str) -> bool:
         """Act on a key; False to quit."""
@@ -216,7 +255,7 @@ class _Top:
             order = list(GroupBy)
             view.by = order[(order.index(view.by) + 1) % len(order)]
             view.scroll = 0
-            self._tick = self._session.view(view.by)
+            self._catch_up()
         elif key in ("l", "\t"):
             count = len(self._tick.links)
             view.link = 0 if view.link is None else view.link + 1 if view.link + 1 < count else None
@@ -224,7 +263,7 @@ class _Top:
         elif key in ("p", " "):
             view.paused = not view.paused
             if not view.paused:
-                self._tick = self._session.view(view.by)
+                self._catch_up()
         elif key == "/":
             view.editing = True
         elif key == "u":
@@ -236,8 +275,9 @@ class _Top:
         return True
 
     def _sort(self, step: int) -> None:
-        order = list(Sort)
-        self._view.sort = order[(order.index(self._view.sort) + step) % len(order)]
+        order = self._view.sorts
+        at = order.index(self._view.sort) if self._view.sort in order else -1
+        self._view.sort = order[(at + step) % len(order)]
         self._view.scroll = 0
 
     def _scroll(self, key: str) -> None:

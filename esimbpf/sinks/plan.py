@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Final
+from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
 from rich.console import Group, RenderableType
@@ -14,9 +14,13 @@ from rich.text import Text
 from esimbpf.plan import Assessment, Plan, cycle_text
 from esimbpf.units import Units, bytes_text
 
-__all__ = ["plan_fields", "plan_screen"]
+__all__ = ["plan_fields", "plan_lines", "plan_screen"]
 
 _BAR: Final = 40
+_SMALL_BAR: Final = 16
+# Columns from which on a plan has two lines, and from which on all has room in one.
+_TWO_LINES: Final = 80
+_ONE_LINE: Final = 120
 
 
 def plan_screen(plan: Plan, told: Assessment, units: Units = Units.SI, ascii_only: bool = False) -> RenderableType:
@@ -30,7 +34,7 @@ def plan_screen(plan: Plan, told: Assessment, units: Units = Units.SI, ascii_onl
     lines = Table.grid(padding=(0, 2, 0, 0))
     lines.add_column(no_wrap=True)
     lines.add_column(overflow="fold")
-    style = "bold red" if told.over_bytes else "yellow" if told.warnings else "bold green"
+    style = _style(told)
     used = Text(f"{bytes_text(told.used_bytes, units)} of {bytes_text(told.allowance_bytes, units)}", "bold")
     used.append(f"  {_bar(told.used_part, ascii_only)} {told.used_part:.0%}", style)
     lines.add_row("used", used)
@@ -62,15 +66,89 @@ def plan_screen(plan: Plan, told: Assessment, units: Units = Units.SI, ascii_onl
     return Group(Text(f"{target}  {plan.allowance} {cycle_text(plan.cycle)}", "bold cyan"), lines)
 
 
-def _forecast(told: Assessment, zone: ZoneInfo, units: Units) -> Text:
+def plan_lines(
+    plan: Plan, told: Assessment, width: int, low: bool, units: Units = Units.SI, ascii_only: bool = False
+) -> list[Text]:
+    """The same in one or two lines for above a table; with little width, or where it is `low`, in one short one.
+
+    No figure is cut off: what has no room is left out.
+    """
+    if told.cycle is None:
+        return [Text(f"plan {plan.allowance}: not in use", "dim")]
+    style, outlook = _style(told), _outlook_text(told, ZoneInfo(plan.zone))
+    allowance, part = bytes_text(told.allowance_bytes, units), Text(f"{told.used_part:.0%}", style)
+    remaining = (
+        Text(f"{bytes_text(told.over_bytes, units)} over", style)
+        if told.over_bytes
+        else Text(f"{bytes_text(told.remaining_bytes, units)} left for {told.days_left:.1f} days")
+    )
+    if low or width < _TWO_LINES:
+        ways = (
+            Text.assemble("plan ", part, f" of {allowance}, ", remaining, "  ", outlook),
+            Text.assemble("plan ", part, f" of {allowance}  ", outlook),
+            Text.assemble("plan ", part, "  ", outlook),
+            Text.assemble("plan ", part),
+            part,
+        )
+        return [next((way for way in ways if way.cell_len <= width), Text())]
+    bar = _bar(told.used_part, ascii_only, _SMALL_BAR)
+    used = Text.assemble(
+        ("plan ", "dim"),
+        (f"{bytes_text(told.used_bytes, units)} of {allowance}", "bold"),
+        (f"  {bar} ", style),
+        part,
+        "  ",
+        remaining,
+    )
+    future = Text.assemble(
+        outlook,
+        f": {_end(plan, told)}"
+        if told.over_bytes
+        else f"   safe today: {bytes_text(told.safe_today_bytes, units)} more",
+    )
+    if width >= _ONE_LINE and used.cell_len + 3 + future.cell_len <= width:
+        return [Text.assemble(used, "   ", future)]
+    return [used, Text.assemble("     ", future)]
+
+
+def _style(told: Assessment) -> str:
+    return "bold red" if told.over_bytes else "yellow" if told.warnings else "bold green"
+
+
+Outlook = Literal["too early", "used up", "runs out", "lasts"]
+
+
+def _outlook(told: Assessment) -> Outlook:
     if told.typical_day_bytes is None and not told.over_bytes:
+        return "too early"
+    if told.over_bytes or (told.runs_out and told.runs_out <= told.now):
+        return "used up"
+    return "runs out" if told.runs_out else "lasts"
+
+
+def _outlook_text(told: Assessment, zone: ZoneInfo) -> Text:
+    match _outlook(told):
+        case "too early":
+            return Text("too early to say", "dim")
+        case "used up":
+            return Text("used up", "bold red")
+        case "runs out":
+            assert told.runs_out
+            return Text(f"runs out {told.runs_out.astimezone(zone):%a %d %b}", "bold red")
+        case "lasts":
+            return Text("lasts", "bold green")
+
+
+def _forecast(told: Assessment, zone: ZoneInfo, units: Units) -> Text:
+    outlook = _outlook(told)
+    if outlook == "too early":
         return Text(f"too early to say: {told.days_known} whole days are known, and it takes 3", "dim")
     basis = (
         f" (as the median of the last {told.days_known} days: {bytes_text(told.typical_day_bytes, units)} a day)"
         if told.typical_day_bytes is not None
         else ""
     )
-    if told.over_bytes or (told.runs_out and told.runs_out <= told.now):
+    if outlook == "used up":
         return Text("no: it is used up", "bold red")
     if told.runs_out:
         return Text.assemble((f"no: it runs out on {_day(told.runs_out, zone)}", "bold red"), basis)
@@ -86,9 +164,9 @@ def _end(plan: Plan, told: Assessment) -> str:
     return "the carrier cuts it off"
 
 
-def _bar(part: float, ascii_only: bool) -> str:
-    full = min(_BAR, round(part * _BAR))
-    return ("#" if ascii_only else "█") * full + ("." if ascii_only else "░") * (_BAR - full)
+def _bar(part: float, ascii_only: bool, width: int = _BAR) -> str:
+    full = min(width, round(part * width))
+    return ("#" if ascii_only else "█") * full + ("." if ascii_only else "░") * (width - full)
 
 
 def _day(moment: datetime, zone: ZoneInfo) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -13,7 +13,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from esimbpf.model import GroupBy, Kind, LinkTick, Row, Tick
+from esimbpf.sinks.plan import plan_lines
 from esimbpf.units import Units, bytes_text, rate_text
+from esimbpf.use import LEDGER_KNOWS, LinkUse, Used, with_rows_before
 from esimbpf.users import user_name
 
 __all__ = ["KEYS", "SPARK_WIDTH", "Sort", "View", "render"]
@@ -38,6 +40,12 @@ _MEANINGS: Final = (
     ("overflow", "processes beyond --max-processes"),
 )
 
+_LEDGER_MEANINGS: Final = (
+    ("today", "both directions, since the day began, from the ledger"),
+    ("cycle", "the same, since the plan's cycle began"),
+    ("plan", "used, left, whether it lasts, what is safe today"),
+)
+
 _SPECIAL: Final = (Kind.KERNEL, Kind.FORWARDED, Kind.UNATTRIBUTED, Kind.OVERFLOW)
 _SPARKS: Final = {False: " ▁▂▃▄▅▆▇█", True: " .:-=+*#@"}
 _BARS: Final = {False: ("█", "▏▎▍▌▋▊▉"), True: ("#", "")}
@@ -48,6 +56,10 @@ _NEVER: Final = 1 << 30
 _LEAST_BLOCK: Final = 8
 # Columns of the terminal from which on the table is laid out with more air.
 _WIDE: Final = 96
+# What a column of use takes, with the space before it.
+_USE_WIDTH: Final = 8
+# Lines of the terminal from which on a plan may have two of them.
+_HIGH: Final = 20
 
 
 class Sort(StrEnum):
@@ -58,6 +70,8 @@ class Sort(StrEnum):
     UP = "up"
     TOTAL_DOWN = "total down"
     TOTAL_UP = "total up"
+    TODAY = "today"
+    CYCLE = "cycle"
 
 
 @dataclass(slots=True)
@@ -82,6 +96,19 @@ class View:
     """Whether there is a keyboard, and so a line that tells the keys."""
     history: Mapping[tuple[str, Kind, str], Sequence[float]] = field(default_factory=dict)
     """By link, kind and id: bytes per second of the last intervals, the newest last."""
+    uses: Mapping[str, LinkUse] = field(default_factory=dict)
+    """By link, what the ledger knows; empty without one."""
+    warning: str = ""
+    """What is to be said all the time."""
+
+    @property
+    def sorts(self) -> list[Sort]:
+        """The orders that there are: those of the columns of use only where such columns are."""
+        known = self.uses.values() if self.by in LEDGER_KNOWS else ()
+        missing = {Sort.TODAY} if not known else set()
+        if not any(use.cycle for use in known):
+            missing.add(Sort.CYCLE)
+        return [sort for sort in Sort if sort not in missing]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +122,8 @@ class _Column:
     left: bool = False
     needs: int = 0
     """The least width of the table with which it is shown."""
+    gap: int = 1
+    """Spaces before it."""
 
 
 def render(tick: Tick, view: View, width: int, height: int | None) -> RenderableType:
@@ -102,18 +131,26 @@ def render(tick: Tick, view: View, width: int, height: int | None) -> Renderable
     if view.help:
         return Group(*_help(view, width))
     footer = _footer(tick, view, width)
+    tick = replace(
+        tick,
+        links=tuple(
+            with_rows_before(link, view.uses[link.link.name], view.by) if link.link.name in view.uses else link
+            for link in tick.links
+        ),
+    )
+    low = height is not None and height < _HIGH
     if height is None:
         rooms: list[int | None] = [None] * len(tick.links)
     else:
         if height < len(footer) + _LEAST_BLOCK:
             footer = []
-        rooms = list(_rooms(tick, view, width, height - len(footer)))
+        rooms = list(_rooms(tick, view, width, height - len(footer), low))
     blocks: list[Text] = []
     for link, room in zip(tick.links, rooms, strict=True):
         if room == 1 and len(tick.links) > 1:
             blocks.append(_line_of_link(link, tick, view, width))
         else:
-            blocks += _block(link, tick, view, width, room)
+            blocks += _block(link, tick, view, width, room, low)
         # What is in full stands apart.
         if link is not tick.links[-1] and room != 1:
             blocks.append(Text())
@@ -123,7 +160,7 @@ def render(tick: Tick, view: View, width: int, height: int | None) -> Renderable
     return Group(*blocks, *footer)
 
 
-def _rooms(tick: Tick, view: View, width: int, height: int) -> list[int]:
+def _rooms(tick: Tick, view: View, width: int, height: int, low: bool) -> list[int]:
     """The lines that each link gets: one for those that are shown in short.
 
     Where not all have room in full, the link that the user has chosen stays, then those that have moved most.
@@ -131,7 +168,7 @@ def _rooms(tick: Tick, view: View, width: int, height: int) -> list[int]:
     count = len(tick.links)
     chosen = view.link if view.link is not None else -1
     ranked = sorted(range(count), key=lambda at: (at != chosen, -tick.links[at].total.total_bytes, at))
-    fixed = {at: _fixed_lines(tick.links[at], tick, view, width) for at in ranked}
+    fixed = {at: _fixed_lines(tick.links[at], tick, view, width, low) for at in ranked}
     in_full = list(ranked)
     while len(in_full) > 1 and sum(fixed[at] + 2 for at in in_full) + count - len(in_full) > height:
         in_full.pop()
@@ -141,7 +178,7 @@ def _rooms(tick: Tick, view: View, width: int, height: int) -> list[int]:
         return rooms
     free = height - (count - len(in_full)) - sum(fixed[at] for at in in_full) - max(0, len(in_full) - 1)
     for number, at in enumerate(in_full):
-        wanted = max(1, len(_ordered(_rows_of(tick.links[at]), tick, view)))
+        wanted = max(1, len(_ordered(tick.links[at], view)))
         rows = max(0, min(wanted, free // (len(in_full) - number)))
         if number == len(in_full) - 1:
             rows = max(0, free)
@@ -150,9 +187,10 @@ def _rooms(tick: Tick, view: View, width: int, height: int) -> list[int]:
     return rooms
 
 
-def _fixed_lines(link: LinkTick, tick: Tick, view: View, width: int) -> int:
-    """The lines of a link in full that are no rows of processes: header, titles, rule, rows that are always there."""
-    return len(_header(link, tick, view, width)) + 2 + len(link.rows) - len(_rows_of(link))
+def _fixed_lines(link: LinkTick, tick: Tick, view: View, width: int, low: bool) -> int:
+    """The lines of a link in full that are no rows of processes: header, plan, titles, rule, rows always there."""
+    head = len(_header(link, tick, view, width)) + len(_plan(link, view, width, low))
+    return head + 2 + len(link.rows) - len(_rows_of(link))
 
 
 def _rows_of(link: LinkTick) -> list[Row]:
@@ -168,6 +206,8 @@ def _line_of_link(link: LinkTick, tick: Tick, view: View, width: int) -> Text:
     line.append(f"{up} {rate_text(link.delta.tx_bytes / seconds, view.units)}", "magenta")
     totals = (bytes_text(amount, view.units) for amount in (link.total.rx_bytes, link.total.tx_bytes))
     line.append(f"   total {down} {next(totals)}  {up} {next(totals)}")
+    for piece in (*_plan(link, view, 0, True), *_use_pieces(link, view)):
+        _append_if_it_fits(line, Text.assemble("   ", piece), width)
     lost = sum(row.total.total_bytes for row in link.rows if row.kind is Kind.UNATTRIBUTED)
     if lost:
         line.append(f"   unattributed {bytes_text(lost, view.units)}", "yellow")
@@ -180,15 +220,16 @@ def _state(link: LinkTick) -> str:
     return link.link.kind if link.link.up else f"{link.link.kind}, down"
 
 
-def _block(link: LinkTick, tick: Tick, view: View, width: int, height: int | None) -> list[Text]:
-    """One link: who it is, the rows' titles, the rows, and those that are always there.
+def _block(link: LinkTick, tick: Tick, view: View, width: int, height: int | None, low: bool) -> list[Text]:
+    """One link: who it is, its plan, the rows' titles, the rows, and those that are always there.
 
-    Where even those do not fit, the lines around them go: the rule, the titles, then the header.
+    Where even those do not fit, the lines around them go: the rule, the titles, the header, then the plan.
     """
     columns = _columns(link, tick, view, width)
     special = [row for row in link.rows if row.kind in _SPECIAL]
-    rows = _ordered(_rows_of(link), tick, view)
-    head = [*_header(link, tick, view, width), _titles(columns, view, width)]
+    rows = _ordered(link, view)
+    header, plan = _header(link, tick, view, width), _plan(link, view, width, low)
+    head = [*header, *plan, _titles(columns, view, width)]
     found = len(rows)
     hidden_above = hidden_below = 0
     if height is not None:
@@ -207,7 +248,8 @@ def _block(link: LinkTick, tick: Tick, view: View, width: int, height: int | Non
     rule = [_fit(Text(dash * 2 + (f" {', '.join(more)} " if more else "") + dash * width, "dim"), width)]
     if height is not None and height < len(head) + 1 + len(special):
         rule = []
-        head = head[: max(height - len(special), 0)]
+        room = max(height - len(special), 0)
+        head = (header[: max(room - len(plan), 0)] + plan + head[-1:])[:room]
     return [
         *head,
         *(_line(columns, row, "" if row.delta else "dim", view, width) for row in rows),
@@ -221,6 +263,8 @@ def _header(link: LinkTick, tick: Tick, view: View, width: int) -> list[Text]:
     title = Text.assemble((link.link.name, "bold cyan"), (f" {_state(link)}", "dim" if link.present else "bold red"))
     if view.paused:
         title.append("  PAUSED", "bold reverse")
+    for piece in _use_pieces(link, view):
+        _append_if_it_fits(title, Text.assemble("  ", piece), width)
     if link.link.addresses:
         title.append("  " + " ".join(link.link.addresses), "dim")
     down, up = _arrows(view)
@@ -245,9 +289,31 @@ def _header(link: LinkTick, tick: Tick, view: View, width: int) -> list[Text]:
     return [_fit(title, width), *(_fit(line, width) for line in lines)]
 
 
+def _use_pieces(link: LinkTick, view: View) -> list[Text]:
+    """What the link has used, in words."""
+    use = view.uses.get(link.link.name)
+    spans = (("today", use.today), ("cycle", use.cycle)) if use else ()
+    return [Text(f"{name} {bytes_text(used.of_link(link), view.units)}", "bold") for name, used in spans if used]
+
+
+def _plan(link: LinkTick, view: View, width: int, low: bool) -> list[Text]:
+    """How the link's plan stands; nothing without one."""
+    use = view.uses.get(link.link.name)
+    told = use.assessment(link) if use else None
+    if use is None or use.plan is None or told is None:
+        return []
+    return plan_lines(use.plan, told, width, low, view.units, view.ascii)
+
+
+def _append_if_it_fits(line: Text, piece: Text, width: int) -> None:
+    """A figure that is cut off would be another one."""
+    if line.cell_len + piece.cell_len <= width:
+        line.append_text(piece)
+
+
 def _columns(link: LinkTick, tick: Tick, view: View, width: int) -> list[_Column]:
     """The columns that fit. As it gets narrower they go in this order: user and path, history, processes, share,
-    totals, the rate up."""
+    totals, the cycle, today, the rate up."""
     seconds = tick.interval_s or 1
     down, up = _arrows(view)
     busiest = max((row.delta.total_bytes for row in link.rows), default=0)
@@ -274,34 +340,46 @@ def _columns(link: LinkTick, tick: Tick, view: View, width: int) -> list[_Column
         values = view.history.get((link.link.name, row.kind, row.id), ())
         return Text(_spark(values, busiest / seconds, spark_width, view.ascii), "green")
 
-    narrow = width < _WIDE
+    def used(of: Used) -> Callable[[Row], Text]:
+        return lambda row: Text(bytes_text(of.of_row(row), view.units) if of.of_row(row) else "0")
+
+    use = view.uses.get(link.link.name) if view.by in LEDGER_KNOWS else None
+    uses = (("today", use.today, Sort.TODAY, 44), ("cycle", use.cycle, Sort.CYCLE, 53)) if use else ()
+    use_columns = [
+        _Column(name, _USE_WIDTH, used(of), sort, needs=needs)
+        for name, of, sort, needs in uses
+        if of and width >= needs
+    ]
+    # What those take is missing for the columns that are less important.
+    taken = (_USE_WIDTH + 1) * len(use_columns)
+    narrow = width < _WIDE + taken
     total_width = 11 if view.ascii else 8
     bar_width, spark_width = (4, _NARROW_SPARK_WIDTH) if narrow else (6, SPARK_WIDTH)
     named = {GroupBy.APP: "app", GroupBy.PROCESS: "process", GroupBy.USER: "user", GroupBy.CGROUP: "cgroup"}[view.by]
     columns = [
         _Column(named, 0, _name, Sort.NAME, left=True),
-        _Column("pid", 7, processes, needs=74)
+        _Column("pid", 7, processes, needs=74 + taken)
         if view.by is GroupBy.PROCESS
-        else _Column("procs", 5, processes, needs=74),
+        else _Column("procs", 5, processes, needs=74 + taken),
         _Column(f"{down}/s", 10, rate(lambda row: row.delta.rx_bytes, "green"), Sort.DOWN, needs=20),
         _Column(f"{up}/s", 10, rate(lambda row: row.delta.tx_bytes, "magenta"), Sort.UP, needs=34),
-        _Column(f"{down} total", total_width, size(lambda row: row.total.rx_bytes), Sort.TOTAL_DOWN, needs=44),
-        _Column(f"{up} total", total_width, size(lambda row: row.total.tx_bytes), Sort.TOTAL_UP, needs=54),
-        _Column("share", bar_width + 5, share, needs=70, left=True),
-        _Column("history", spark_width, history, needs=79 if view.history else _NEVER, left=True),
-        _Column("user", 12, lambda row: Text(_users(row), "dim"), needs=120, left=True),
-        _Column("program", 36, lambda row: Text(_program(row), "dim"), needs=150, left=True),
+        _Column(f"{down} total", total_width, size(lambda row: row.total.rx_bytes), Sort.TOTAL_DOWN, needs=44 + taken),
+        _Column(f"{up} total", total_width, size(lambda row: row.total.tx_bytes), Sort.TOTAL_UP, needs=54 + taken),
+        *use_columns,
+        _Column("share", bar_width + 5, share, needs=70 + taken, left=True),
+        _Column("history", spark_width, history, needs=79 + taken if view.history else _NEVER, left=True),
+        _Column("user", 12, lambda row: Text(_users(row), "dim"), needs=120 + taken, left=True),
+        _Column("program", 36, lambda row: Text(_program(row), "dim"), needs=150 + taken, left=True),
     ]
-    return [_sized(column, columns, width) for column in columns if width >= column.needs]
+    return _laid_out([column for column in columns if width >= column.needs], width, 1 if narrow else 2)
 
 
-def _sized(column: _Column, columns: Sequence[_Column], width: int) -> _Column:
-    """The first column takes what the others leave."""
-    if column.width:
-        return column
-    taken = sum(other.width + _gap(width) for other in columns if other.width and width >= other.needs)
-    left = max(8, min(width - taken, 48))
-    return _Column(column.title, left, column.text, column.sort, column.left, column.needs)
+def _laid_out(columns: Sequence[_Column], width: int, gap: int) -> list[_Column]:
+    """With spaces between them; the first column takes what the others leave."""
+    first, *others = columns
+    taken = sum(column.width + gap for column in others)
+    first = replace(first, width=max(8, min(width - taken, 48)), gap=0)
+    return [first, *(replace(column, gap=gap) for column in others)]
 
 
 def _name(row: Row) -> Text:
@@ -311,11 +389,6 @@ def _name(row: Row) -> Text:
     if row.kind is Kind.PROCESS and row.app and row.app != row.name:
         return Text.assemble(row.name, (f" {row.app}", "dim"))
     return Text(row.name)
-
-
-def _gap(width: int) -> int:
-    """Spaces between two columns."""
-    return 1 if width < _WIDE else 2
 
 
 def _users(row: Row) -> str:
@@ -330,19 +403,19 @@ def _program(row: Row) -> str:
 
 def _titles(columns: Sequence[_Column], view: View, width: int) -> Text:
     line = Text()
-    for number, column in enumerate(columns):
+    for column in columns:
         sorted_by = column.sort is view.sort
         mark = ("v" if view.ascii else "▾") if not view.reverse else ("^" if view.ascii else "▴")
         title = Text(column.title + (mark if sorted_by else ""), "bold underline" if sorted_by else "bold")
-        line.append(" " * _gap(width) if number else "")
+        line.append(" " * column.gap)
         line.append_text(_cell(title, column.width, column.left, view))
     return _fit(line, width)
 
 
 def _line(columns: Sequence[_Column], row: Row, style: str, view: View, width: int) -> Text:
     line = Text()
-    for number, column in enumerate(columns):
-        line.append(" " * _gap(width) if number else "")
+    for column in columns:
+        line.append(" " * column.gap)
         line.append_text(_cell(column.text(row), column.width, column.left, view))
     line.stylize_before(style)
     return _fit(line, width)
@@ -364,17 +437,28 @@ def _fit(text: Text, width: int) -> Text:
     return text
 
 
-def _ordered(rows: Sequence[Row], tick: Tick, view: View) -> list[Row]:
+def _ordered(link: LinkTick, view: View) -> list[Row]:
     """The rows that match the filter, sorted; what is equal in the sort's column is sorted by bytes and name."""
     needle = view.filter.casefold()
+    rows = _rows_of(link)
     chosen = [row for row in rows if needle in row.name.casefold() or needle in row.app.casefold()]
+    use = view.uses.get(link.link.name) if view.by in LEDGER_KNOWS else None
+
+    def today(row: Row) -> int:
+        return use.today.of_row(row) if use else 0
+
+    def cycle(row: Row) -> int:
+        return use.cycle.of_row(row) if use and use.cycle else 0
+
     amount: dict[Sort, Callable[[Row], int]] = {
         Sort.DOWN: lambda row: row.delta.rx_bytes,
         Sort.UP: lambda row: row.delta.tx_bytes,
         Sort.TOTAL_DOWN: lambda row: row.total.rx_bytes,
         Sort.TOTAL_UP: lambda row: row.total.tx_bytes,
+        Sort.TODAY: today,
+        Sort.CYCLE: cycle,
     }
-    chosen.sort(key=lambda row: (-row.total.total_bytes, row.name, row.id))
+    chosen.sort(key=lambda row: (-row.total.total_bytes, -today(row), -cycle(row), row.name, row.id))
     if view.sort is Sort.NAME:
         chosen.sort(key=lambda row: row.name.casefold(), reverse=view.reverse)
     else:
@@ -408,7 +492,8 @@ def _arrows(view: View) -> tuple[str, str]:
 def _footer(tick: Tick, view: View, width: int) -> list[Text]:
     mark = "! " if view.ascii else "⚠ "
     lines = []
-    for warning in tick.warnings[:3]:
+    warnings = (*([view.warning] if view.warning else []), *tick.warnings)
+    for warning in warnings[:3]:
         wrapped = textwrap.wrap(
             mark + warning, width, max_lines=3, break_on_hyphens=False, placeholder=" ~" if view.ascii else " …"
         )
@@ -442,6 +527,11 @@ def _help(view: View, width: int) -> list[Text]:
     for name, meaning in _MEANINGS:
         wrapped = textwrap.wrap(meaning, max(width - 16, 20))
         lines += [_fit(Text(f"  {name if not at else '':<14}{line}"), width) for at, line in enumerate(wrapped)]
+    if view.uses:
+        lines += [Text(), Text("from the daemon's ledger", "bold"), Text()]
+        for name, meaning in _LEDGER_MEANINGS:
+            wrapped = textwrap.wrap(meaning, max(width - 16, 20))
+            lines += [_fit(Text(f"  {name if not at else '':<14}{line}"), width) for at, line in enumerate(wrapped)]
     lines += [
         Text(),
         *(
