@@ -515,7 +515,7 @@ def _footer(tick: Tick, view: View, width: int) -> list[Text]:
 
 
 def _help(view: View, width: int) -> list[Text]:
-    lines = [Text("keys", "bold"), Text()]
+    lines = [Text("keys", "bold")]
     for keys, meaning in KEYS:
         shown = keys.replace("← →", "left right").replace("↑ ↓", "up down") if view.ascii else keys
         wrapped = textwrap.wrap(meaning, max(width - 24, 14))
@@ -523,12 +523,12 @@ def _help(view: View, width: int) -> list[Text]:
             _fit(Text(f"  {shown if not at else '':<22}", "bold") + Text(line), width)
             for at, line in enumerate(wrapped)
         ]
-    lines += [Text(), Text("rows that are no process", "bold"), Text()]
+    lines += [Text(), Text("rows that are no process", "bold")]
     for name, meaning in _MEANINGS:
         wrapped = textwrap.wrap(meaning, max(width - 16, 20))
         lines += [_fit(Text(f"  {name if not at else '':<14}{line}"), width) for at, line in enumerate(wrapped)]
     if view.uses:
-        lines += [Text(), Text("from the daemon's ledger", "bold"), Text()]
+        lines += [Text(), Text("from the daemon's ledger", "bold")]
         for name, meaning in _LEDGER_MEANINGS:
             wrapped = textwrap.wrap(meaning, max(width - 16, 20))
             lines += [_fit(Text(f"  {name if not at else '':<14}{line}"), width) for at, line in enumerate(wrapped)]
