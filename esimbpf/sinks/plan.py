@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Final, Literal
@@ -74,7 +75,7 @@ def plan_lines(
     No figure is cut off: what has no room is left out.
     """
     if told.cycle is None:
-        return [Text(f"plan {plan.allowance}: not in use", "dim")]
+        return [_first_that_fits([Text(f"plan {plan.allowance}: not in use", "dim")], width)]
     style, outlook = _style(told), _outlook_text(told, ZoneInfo(plan.zone))
     allowance, part = bytes_text(told.allowance_bytes, units), Text(f"{told.used_part:.0%}", style)
     remaining = (
@@ -82,33 +83,28 @@ def plan_lines(
         if told.over_bytes
         else Text(f"{bytes_text(told.remaining_bytes, units)} left for {told.days_left:.1f} days")
     )
-    if low or width < _TWO_LINES:
-        ways = (
-            Text.assemble("plan ", part, f" of {allowance}, ", remaining, "  ", outlook),
-            Text.assemble("plan ", part, f" of {allowance}  ", outlook),
-            Text.assemble("plan ", part, "  ", outlook),
-            Text.assemble("plan ", part),
-            part,
-        )
-        return [next((way for way in ways if way.cell_len <= width), Text())]
-    bar = _bar(told.used_part, ascii_only, _SMALL_BAR)
-    used = Text.assemble(
-        ("plan ", "dim"),
-        (f"{bytes_text(told.used_bytes, units)} of {allowance}", "bold"),
-        (f"  {bar} ", style),
+    if not low and width >= _TWO_LINES:
+        bar = _bar(told.used_part, ascii_only, _SMALL_BAR)
+        of_allowance = f"{bytes_text(told.used_bytes, units)} of {allowance}"
+        used = Text.assemble(("plan ", "dim"), (of_allowance, "bold"), (f"  {bar} ", style), part, "  ", remaining)
+        more = f"   safe today: {bytes_text(told.safe_today_bytes, units)} more"
+        future = Text.assemble(outlook, f": {_end(plan, told)}" if told.over_bytes else more)
+        if width >= _ONE_LINE and used.cell_len + 3 + future.cell_len <= width:
+            return [Text.assemble(used, "   ", future)]
+        if max(used.cell_len, 5 + future.cell_len) <= width:
+            return [used, Text.assemble("     ", future)]
+    ways = (
+        Text.assemble("plan ", part, f" of {allowance}, ", remaining, "  ", outlook),
+        Text.assemble("plan ", part, f" of {allowance}  ", outlook),
+        Text.assemble("plan ", part, "  ", outlook),
+        Text.assemble("plan ", part),
         part,
-        "  ",
-        remaining,
     )
-    future = Text.assemble(
-        outlook,
-        f": {_end(plan, told)}"
-        if told.over_bytes
-        else f"   safe today: {bytes_text(told.safe_today_bytes, units)} more",
-    )
-    if width >= _ONE_LINE and used.cell_len + 3 + future.cell_len <= width:
-        return [Text.assemble(used, "   ", future)]
-    return [used, Text.assemble("     ", future)]
+    return [_first_that_fits(ways, width)]
+
+
+def _first_that_fits(ways: Iterable[Text], width: int) -> Text:
+    return next((way for way in ways if way.cell_len <= width), Text())
 
 
 def _style(told: Assessment) -> str:

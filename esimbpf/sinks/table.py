@@ -206,7 +206,7 @@ def _line_of_link(link: LinkTick, tick: Tick, view: View, width: int) -> Text:
     line.append(f"{up} {rate_text(link.delta.tx_bytes / seconds, view.units)}", "magenta")
     totals = (bytes_text(amount, view.units) for amount in (link.total.rx_bytes, link.total.tx_bytes))
     line.append(f"   total {down} {next(totals)}  {up} {next(totals)}")
-    for piece in (*_plan(link, view, 0, True), *_use_pieces(link, view)):
+    for piece in (*_plan(link, view, len("plan 100%"), True), *_use_pieces(link, view)):
         _append_if_it_fits(line, Text.assemble("   ", piece), width)
     lost = sum(row.total.total_bytes for row in link.rows if row.kind is Kind.UNATTRIBUTED)
     if lost:
