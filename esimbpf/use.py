@@ -15,6 +15,7 @@ from typing import Final
 from esimbpf.model import NOTHING, GroupBy, Kind, LinkTick, Row
 from esimbpf.plan import Assessment, DayUse, Plan, assess, current_cycle
 from esimbpf.spans import Span, day_at
+from esimbpf.units import parse_size
 from esimbpf.users import user_name
 
 __all__ = ["LEDGER_KNOWS", "LinkUse", "Used", "carried_on", "with_rows_before"]
@@ -61,6 +62,8 @@ class LinkUse:
     """Of the plan; forecasts and what else takes long are as old as it is."""
     judged_total_bytes: int = 0
     """What the run had counted of the link when that was judged."""
+    unused: bool = False
+    """Whether its only cycle begins with the first use, which has not been yet."""
     whole_cycle: bool = False
     """Whether the cycle was counted from its beginning, so that what it has left over can be told."""
 
@@ -108,8 +111,10 @@ def carried_on(use: LinkUse, views: Sequence[LinkTick], now: datetime, interval_
     new_day = moment >= use.today.span.end
     if new_day:
         use = replace(use, today=_nothing_used(day_at(moment, use.zone), views))
-    if use.plan is None or use.judged is None or use.judged.cycle is None:
+    if use.plan is None or use.judged is None:
         return use
+    if use.judged.cycle is None:
+        return _in_first_cycle(use, use.plan, link, moment) if use.unused and link.total else use
     if moment >= use.judged.cycle.end:
         return _in_new_cycle(use, use.plan, views, moment)
     if new_day or not timedelta(0) <= moment - use.judged.now < _JUDGE_EVERY:
@@ -123,6 +128,21 @@ def _nothing_used(span: Span, views: Sequence[LinkTick]) -> Used:
         span,
         -(views[0].total - views[0].delta).total_bytes,
         {(row.kind, row.id): -(row.total - row.delta).total_bytes for view in views for row in view.rows},
+    )
+
+
+def _in_first_cycle(use: LinkUse, plan: Plan, link: LinkTick, now: datetime) -> LinkUse:
+    first_use = now.astimezone(use.zone).date()
+    span = current_cycle(plan, now, first_use)
+    assert span
+    already = parse_size(plan.used) if span.begin <= plan.since else 0
+    days = [DayUse(day_at(now, use.zone), use.today.of_link(link))]
+    return replace(
+        use,
+        cycle=replace(use.today, span=span),
+        judged=assess(plan, now, days, already + link.total.total_bytes, first_use=first_use),
+        judged_total_bytes=link.total.total_bytes,
+        unused=False,
     )
 
 

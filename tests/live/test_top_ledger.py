@@ -9,12 +9,16 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from esimbpf.ledger.database import FILE_NAME
+from esimbpf.ledger import plans
+from esimbpf.ledger.database import FILE_NAME, connect
 from esimbpf.model import NOTHING
+from esimbpf.plan import Plan
+from esimbpf.spans import Monthly
 from tests.live.netlab import Lab
 from tests.live.test_daemon import ENVIRONMENT, command, daemon, end, own_pins
 from tests.live.traffic import udp
@@ -88,11 +92,14 @@ def test_today_and_the_cycle_are_what_has_crossed(lab: Lab, tmp_path: Path) -> N
             amounts = (used(shown, name)[column].removesuffix(" B") for name in names)
             assert sum(map(int, amounts)) == truth
         told = json.loads(command(lab, "--state-dir", str(tmp_path), "plan", "show", "--json").stdout)
-        assert f"plan {told['used_bytes']} B of 1.00 MB" in shown
+        assert told["used_bytes"] == truth
+        assert f"plan {truth} B of 1.00 MB" in shown
         assert "too early to say" in shown
 
     before = lab.link.crossed()
-    command(lab, "--state-dir", str(tmp_path), "plan", "set", "wwan0", "--allowance", "1MB", "--cycle", "monthly:1")
+    long_ago = datetime.now(UTC) - timedelta(days=90)
+    with closing(connect(tmp_path)) as db:
+        plans.keep(db, Plan("link:wwan0", "1MB", Monthly(1), ENVIRONMENT["TZ"], long_ago))
     with daemon(lab, tmp_path) as process:
         move(0, 1, 201)
         holds("--interval", "2", row="puppet.py", meanwhile=lambda: move(1, 1, 61))

@@ -178,6 +178,22 @@ def test_a_single_cycle_ends() -> None:
     assert carried_on(over, views({}), NOW + timedelta(seconds=5), 1.0) == over
 
 
+def test_a_travel_plan_begins_with_the_first_use_in_the_run() -> None:
+    travel = plan(Once(7))
+    use = LinkUse(UTC, used(day_at(NOW, UTC), {}), None, travel, assess(travel, NOW, (), 0), unused=True)
+    assert carried_on(use, views({}), NOW + timedelta(seconds=1), 1.0) is use
+    moved = views({"video": (5, 5)})
+    begun = carried_on(use, moved, NOW + timedelta(seconds=2), 1.0)
+    told = begun.assessment(moved[0])
+    assert told
+    assert told.cycle == Span(datetime(2026, 11, 30, tzinfo=UTC), datetime(2026, 12, 7, tzinfo=UTC))
+    assert told.used_bytes == told.used_today_bytes == 5
+    assert begun.cycle
+    assert begun.cycle.of_link(moved[0]) == 5
+    # One that is over does not begin again.
+    assert carried_on(replace(use, unused=False), moved, NOW + timedelta(seconds=2), 1.0).cycle is None
+
+
 AMOUNTS = st.integers(0, 10**12)
 STEPS = st.lists(
     st.tuples(st.floats(0.1, 40_000), st.dictionaries(st.sampled_from("abcd"), AMOUNTS, max_size=4), AMOUNTS),
