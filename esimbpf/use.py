@@ -62,10 +62,8 @@ class LinkUse:
     """Of the plan; forecasts and what else takes long are as old as it is."""
     judged_total_bytes: int = 0
     """What the run had counted of the link when that was judged."""
-    unused: bool = False
-    """Whether its only cycle begins with the first use, which has not been yet."""
-    whole_cycle: bool = False
-    """Whether the cycle was counted from its beginning, so that what it has left over can be told."""
+    known_whole: bool = False
+    """Whether all that the cycle has used is known, and so what it has left over."""
 
     def assessment(self, link: LinkTick) -> Assessment | None:
         """How the plan stands by now, with the forecast of when it was judged; None without a plan."""
@@ -114,7 +112,7 @@ def carried_on(use: LinkUse, views: Sequence[LinkTick], now: datetime, interval_
     if use.plan is None or use.judged is None:
         return use
     if use.judged.cycle is None:
-        return _in_first_cycle(use, use.plan, link, moment) if use.unused and link.total else use
+        return _in_first_cycle(use, use.plan, use.judged, link, moment)
     if moment >= use.judged.cycle.end:
         return _in_new_cycle(use, use.plan, views, moment)
     if new_day or not timedelta(0) <= moment - use.judged.now < _JUDGE_EVERY:
@@ -131,19 +129,19 @@ def _nothing_used(span: Span, views: Sequence[LinkTick]) -> Used:
     )
 
 
-def _in_first_cycle(use: LinkUse, plan: Plan, link: LinkTick, now: datetime) -> LinkUse:
+def _in_first_cycle(use: LinkUse, plan: Plan, judged: Assessment, link: LinkTick, now: datetime) -> LinkUse:
+    """A cycle that begins with the first use has begun if there is any."""
     first_use = now.astimezone(use.zone).date()
     span = current_cycle(plan, now, first_use)
-    assert span
-    already = parse_size(plan.used) if span.begin <= plan.since else 0
-    days = [DayUse(day_at(now, use.zone), use.today.of_link(link))]
-    return replace(
-        use,
-        cycle=replace(use.today, span=span),
-        judged=assess(plan, now, days, already + link.total.total_bytes, first_use=first_use),
-        judged_total_bytes=link.total.total_bytes,
-        unused=False,
-    )
+    if judged.ended or span is None or not link.total:
+        return use
+    cycle = replace(use.today, span=span)
+    used = counted = cycle.of_link(link)
+    if span.begin <= plan.since < span.end:
+        used = parse_size(plan.used) + counted - min(counted, plan.counted_bytes)
+    days = [DayUse(day_at(now, use.zone), counted)]
+    fresh = assess(plan, now, days, used, first_use=first_use)
+    return replace(use, cycle=cycle, judged=fresh, judged_total_bytes=link.total.total_bytes)
 
 
 def _in_new_cycle(use: LinkUse, plan: Plan, views: Sequence[LinkTick], now: datetime) -> LinkUse:
@@ -154,16 +152,16 @@ def _in_new_cycle(use: LinkUse, plan: Plan, views: Sequence[LinkTick], now: date
     span = current_cycle(plan, now, begun)
     if span is None:
         return replace(use, cycle=None, judged=assess(plan, now, (), 0, first_use=begun))
-    ended_with = use.cycle.link_bytes + (link.total - link.delta).total_bytes if use.cycle else 0
+    ended_with = judged.used_bytes + (link.total - link.delta).total_bytes - use.judged_total_bytes
     cycle = _nothing_used(span, views)
     fresh = assess(
         plan,
         now,
         _days(judged, use, link, now),
         cycle.of_link(link),
-        ended_with if use.whole_cycle else None,
+        ended_with if use.known_whole else None,
     )
-    return replace(use, cycle=cycle, judged=fresh, judged_total_bytes=link.total.total_bytes, whole_cycle=True)
+    return replace(use, cycle=cycle, judged=fresh, judged_total_bytes=link.total.total_bytes, known_whole=True)
 
 
 def _judged_anew(use: LinkUse, plan: Plan, judged: Assessment, link: LinkTick, now: datetime) -> LinkUse:

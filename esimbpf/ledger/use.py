@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime, tzinfo
 
 from esimbpf.ledger import plans
-from esimbpf.ledger.fold import QUARTER_S
 from esimbpf.ledger.query import ReportBy, bounds, usage
 from esimbpf.model import Kind
 from esimbpf.plan import Plan
-from esimbpf.spans import Once, Span, day_at, zone_named
+from esimbpf.spans import Span, day_at, zone_named
 from esimbpf.use import LinkUse, Used
 
 __all__ = ["use_of_links"]
@@ -28,25 +27,16 @@ def _use_of(db: sqlite3.Connection, link: str, plan: Plan | None, now: datetime,
         return LinkUse(zone, _used(db, link, day_at(now, zone)))
     zone = zone_named(plan.zone)
     judged = plans.judged(db, plan, now)
-    known = bounds(db)
+    cycle, known = judged.cycle, bounds(db)
     return LinkUse(
         zone,
         _used(db, link, day_at(now, zone)),
-        cycle=_used(db, link, judged.cycle) if judged.cycle else None,
+        cycle=_used(db, link, cycle) if cycle else None,
         plan=plan,
         judged=judged,
-        unused=judged.cycle is None and _unused(db, link, plan, now),
-        whole_cycle=bool(judged.cycle and known and known.begin <= judged.cycle.begin),
+        # What was used before the plan was made known, the carrier has said.
+        known_whole=bool(cycle and (cycle.begin <= plan.since < cycle.end or (known and known.begin <= cycle.begin))),
     )
-
-
-def _unused(db: sqlite3.Connection, link: str, plan: Plan, now: datetime) -> bool:
-    """Whether the first use of a single cycle is still to come."""
-    if not isinstance(plan.cycle, Once) or plan.cycle.first is not None:
-        return False
-    since_s = int(plan.since.timestamp()) // QUARTER_S * QUARTER_S
-    span = Span(datetime.fromtimestamp(since_s, UTC), day_at(now, zone_named(plan.zone)).end)
-    return _used(db, link, span).link_bytes == 0
 
 
 def _used(db: sqlite3.Connection, link: str, span: Span) -> Used:

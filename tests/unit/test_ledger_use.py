@@ -18,7 +18,7 @@ from esimbpf.ledger.fold import Folding
 from esimbpf.ledger.use import use_of_links
 from esimbpf.model import Kind
 from esimbpf.plan import Plan
-from esimbpf.spans import Cycle, Monthly, Once
+from esimbpf.spans import Cycle, Monthly
 from tests.unit.test_fold import BOOTED_S, Kernel
 
 NOW = datetime.fromtimestamp(BOOTED_S + 100 + 3600, UTC)
@@ -70,13 +70,6 @@ def test_days_are_those_of_the_plans_zone(db: sqlite3.Connection) -> None:
     assert use.cycle
     assert use.cycle.span == use.judged.cycle
     assert use.cycle.link_bytes == use.judged.used_bytes == 301 + 1203 + 2 * 84
-    assert not use.whole_cycle, "it began before counting did"
-
-
-def test_a_travel_plan_is_unused_until_something_is_counted_after_it_was_made_known(db: sqlite3.Connection) -> None:
-    keep(db, Once(7), since=NOW - timedelta(days=1))
-    assert use_of_links(db, ("wwan0",), NOW, UTC)["wwan0"].unused
-    counted(db)
-    begun = use_of_links(db, ("wwan0",), NOW, UTC)["wwan0"]
-    assert begun.cycle
-    assert not begun.unused
+    assert not use.known_whole, "it began before counting did"
+    keep(db, Monthly(1), since=NOW)
+    assert use_of_links(db, ("wwan0",), NOW, UTC)["wwan0"].known_whole, "the carrier has said what was used before"

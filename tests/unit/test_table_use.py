@@ -37,7 +37,7 @@ def planned(day_bytes: Sequence[int] = (GB, GB, GB), used_bytes: int = 4 * GB, *
     ]
     judged = assess(plan, NOW, [*days, DayUse(today, sum(TODAY.values()))], used_bytes)
     cycle = used(judged.cycle, CYCLE) if judged.cycle else None
-    return LinkUse(UTC, used(today, TODAY), cycle, plan, judged, whole_cycle=True)
+    return LinkUse(UTC, used(today, TODAY), cycle, plan, judged, known_whole=True)
 
 
 def view(use: LinkUse | None = None, by: GroupBy = GroupBy.APP, **changed: object) -> View:

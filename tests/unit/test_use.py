@@ -60,7 +60,7 @@ def planned(cycle: Cycle, used_bytes: int, rollover: bool = False, days: Sequenc
         used(judged.cycle, {"video": used_bytes}),
         made,
         judged,
-        whole_cycle=True,
+        known_whole=True,
     )
 
 
@@ -163,7 +163,7 @@ def test_a_new_cycle_begins_with_nothing_used() -> None:
 
 
 def test_what_a_cycle_that_was_not_counted_in_whole_has_left_is_not_guessed() -> None:
-    use = replace(planned(Monthly(1), 40 * MB, rollover=True), whole_cycle=False)
+    use = replace(planned(Monthly(1), 40 * MB, rollover=True), known_whole=False)
     told = carried_on(use, views({}), NOW + timedelta(seconds=4), 1.0).judged
     assert told
     assert told.rolled_over_bytes == 0
@@ -180,7 +180,7 @@ def test_a_single_cycle_ends() -> None:
 
 def test_a_travel_plan_begins_with_the_first_use_in_the_run() -> None:
     travel = plan(Once(7))
-    use = LinkUse(UTC, used(day_at(NOW, UTC), {}), None, travel, assess(travel, NOW, (), 0), unused=True)
+    use = LinkUse(UTC, used(day_at(NOW, UTC), {}), None, travel, assess(travel, NOW, (), 0))
     assert carried_on(use, views({}), NOW + timedelta(seconds=1), 1.0) is use
     moved = views({"video": (5, 5)})
     begun = carried_on(use, moved, NOW + timedelta(seconds=2), 1.0)
@@ -190,8 +190,14 @@ def test_a_travel_plan_begins_with_the_first_use_in_the_run() -> None:
     assert told.used_bytes == told.used_today_bytes == 5
     assert begun.cycle
     assert begun.cycle.of_link(moved[0]) == 5
-    # One that is over does not begin again.
-    assert carried_on(replace(use, unused=False), moved, NOW + timedelta(seconds=2), 1.0).cycle is None
+
+
+def test_of_the_first_use_the_carriers_word_stands_for_what_was_counted_before() -> None:
+    travel = replace(plan(Once(7)), since=NOW, used="1kB", counted_bytes=77)
+    use = LinkUse(UTC, used(day_at(NOW, UTC), {}, 77), None, travel, assess(travel, NOW, (), 0))
+    begun = carried_on(use, views({"video": (5, 5)}), NOW + timedelta(seconds=1), 1.0)
+    assert begun.judged
+    assert begun.judged.used_bytes == 1005
 
 
 AMOUNTS = st.integers(0, 10**12)
