@@ -55,6 +55,8 @@ class Per(StrEnum):
     DAY = "day"
     WEEK = "week"
     MONTH = "month"
+    CYCLE = "cycle"
+    """Of a plan."""
 
 
 def zone_named(name: str) -> ZoneInfo:
@@ -106,13 +108,27 @@ def days_of(span: Span, zone: tzinfo) -> Iterator[Span]:
         moment = day.end
 
 
-def spans(per: Per, since: datetime, until: datetime, zone: tzinfo) -> Iterator[Span]:
-    """What a period is cut into, the first and the last cut off at its ends."""
+def spans(per: Per, since: datetime, until: datetime, zone: tzinfo, cycle: Cycle | None = None) -> Iterator[Span]:
+    """What a period is cut into, the first and the last cut off at its ends.
+
+    Cycles are those of `cycle`; what lies before or after a single one is a span too. None is one that never begins.
+    """
     moment = since
     while moment < until:
-        whole = _span_at(per, moment, zone)
+        whole = _cycle_or_rest(cycle, moment, zone) if per is Per.CYCLE else _span_at(per, moment, zone)
         yield Span(max(whole.begin, since), min(whole.end, until))
         moment = whole.end
+
+
+def _cycle_or_rest(cycle: Cycle | None, moment: datetime, zone: tzinfo) -> Span:
+    if cycle is None or isinstance(cycle, Once):
+        only = cycle_at(cycle, first_instant(cycle.first, zone), zone) if cycle and cycle.first else None
+        if only is None or moment >= only.end:
+            return Span(moment, datetime.max.replace(tzinfo=UTC))
+        return only if moment >= only.begin else Span(moment, only.begin)
+    found = cycle_at(cycle, moment, zone)
+    assert found is not None
+    return found
 
 
 def _span_at(per: Per, moment: datetime, zone: tzinfo) -> Span:
@@ -129,7 +145,7 @@ def _span_at(per: Per, moment: datetime, zone: tzinfo) -> Span:
         case Per.WEEK:
             monday = local.date() - timedelta(days=local.weekday())
             return _between(monday, lambda day: day + timedelta(days=7), zone)
-        case Per.MONTH:
+        case _:
             return _between(local.date().replace(day=1), lambda day: _month_later(day, 1), zone)
 
 

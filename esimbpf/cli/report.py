@@ -6,9 +6,9 @@ import os
 import re
 import sqlite3
 import sys
-import time
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Annotated, Final
@@ -18,15 +18,18 @@ import typer
 from esimbpf import config
 from esimbpf.attribution import Namer
 from esimbpf.cli.options import Common, Links
-from esimbpf.errors import EsimbpfError, UsageError
+from esimbpf.errors import EsimbpfError, NoSuchLink, UsageError
+from esimbpf.ledger import plans
 from esimbpf.ledger.database import FILE_NAME, connect, said
-from esimbpf.ledger.fold import Folding
+from esimbpf.ledger.fold import DAY_S, KEEP_QUARTERS_S, Folding
 from esimbpf.ledger.query import ReportBy, Usage, bounds, grain_s, undone, usage
-from esimbpf.spans import Per, Span, day_at, first_instant, local_zone, spans
+from esimbpf.plan import Plan
+from esimbpf.spans import Per, Span, day_at, first_instant, local_zone, spans, zone_named
 from esimbpf.text import printable
 from esimbpf.units import Units
 
 _DEFAULT_DAYS: Final = 30
+_DEFAULT_DAYS_OF_LONG: Final = 365
 _MOST_SPANS: Final = 2000
 _AGO: Final = re.compile(r"(\d{1,5})\s*(h|d|w)")
 _AGO_HOURS: Final = {"h": 1, "d": 24, "w": 168}
@@ -37,7 +40,9 @@ def report(
     links: Links = None,
     per: Annotated[
         Per | None,
-        typer.Option(metavar="SPAN", help="A row for each hour, day, week or month.", show_default=False),
+        typer.Option(
+            metavar="SPAN", help="A row for each hour, day, week, month, or cycle of the plan.", show_default=False
+        ),
     ] = None,
     by: Annotated[ReportBy, typer.Option(metavar="WHAT", help="Who: app, user, link or profile.")] = ReportBy.APP,
     since: Annotated[
@@ -45,71 +50,99 @@ def report(
         typer.Option(
             metavar="TIME",
             help="From: 2026-11-01, 2026-11-01T12:00, today, yesterday, or 36h, 7d, 4w ago.",
-            show_default=f"{_DEFAULT_DAYS} days ago",
+            show_default=f"{_DEFAULT_DAYS} days ago; a year for weeks, months, cycles",
         ),
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Up to, not included.", show_default="now")] = None,
-    top: Annotated[int | None, typer.Option(metavar="N", help="Only the N largest.", show_default="all")] = None,
+    top: Annotated[
+        int | None, typer.Option(metavar="N", help="Only the N largest; with --per, of each span.", show_default="all")
+    ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", metavar="", help="Print CSV.")] = False,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print JSON lines.")] = False,
-    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw the table as a picture.")] = None,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw a picture.")] = None,
     units: Annotated[Units, typer.Option(help="Decimal or binary prefixes.")] = Units.SI,
 ) -> None:
     """Who used how much, when: what the daemon has written down, and what is counted since.
 
-    Times are of this machine's time zone. Gaps, in which nothing was counted or nobody looked, are told.
+    Times are of the plan's time zone, or of this machine's. Gaps, in which nothing was counted, are told.
 
     [dim]By day, for the last week:[/dim]     esimbpf report --per day --since 7d
     [dim]As JSON lines, by user:[/dim]     esimbpf report --by user --json
+    [dim]A picture, by cycle:[/dim]        esimbpf report --per cycle --svg cycles.svg
     """
     if as_csv and as_json:
         raise UsageError("--csv and --json exclude each other", "choose one")
     if top is not None and top < 1:
         raise UsageError(f"--top {top} is no number of rows", "give 1 or more, or leave it out")
-    common: Common = context.obj
-    zone, now = local_zone(), datetime.now(UTC)
-    with open_ledger(common) as db:
-        known = bounds(db)
-        begin = _moment(since, now, zone) if since else _default_begin(now, zone, known)
+    now, names = datetime.now(UTC), tuple(map(printable, links or ()))
+    days: list[tuple[Span, list[Usage]]] = []
+    with open_ledger(context.obj) as db:
+        _check_links(db, names)
+        known, agreed = bounds(db), _plans_of(db, names)
+        cycle = plans.cycle_of(db, _only(agreed, names, list(plans.kept(db)))) if per is Per.CYCLE else None
+        zone = _zone_of(agreed)
+        begin = _moment(since, now, zone) if since else _default_begin(now, zone, known, per)
         end = _moment(until, now, zone) if until else now
         if begin >= end:
             raise UsageError("the report would end before it begins", "check --since and --until")
         whole = _on_the_grain(Span(begin, end), now)
-        cut = [whole] if per is None else list(spans(per, whole.begin, whole.end, zone))
+        cut = [whole] if per is None else list(spans(per, whole.begin, whole.end, zone, cycle))
         if len(cut) > _MOST_SPANS:
             raise UsageError(f"{len(cut)} rows are more than anybody reads", "choose a longer span or a later --since")
-        names = tuple(map(printable, links or ()))
-        rows = [list(usage(db, [span], by, names, now.timestamp())) for span in cut]
-        days: list[list[Usage]] = []
-        if per is None and not (as_csv or as_json):
-            daily = list(spans(Per.DAY, whole.begin, whole.end, zone))[-60:]
-            days = [list(usage(db, [day], by, names, now.timestamp())) for day in daily]
-    everything = [row for of_span in rows for row in (of_span[:top] if per is None else of_span)]
-    if as_json:
-        from esimbpf.sinks.report import report_json
+        told = _by_span(db, cut, by, names)
+        if per is None and (svg is not None or not (as_csv or as_json)):
+            days = _by_span(db, list(spans(Per.DAY, whole.begin, whole.end, zone)), by, names)
+    note = f"times are of {zone}, the plan's zone" if str(zone) != str(local_zone()) else ""
+    if whole.begin.timestamp() < now.timestamp() - KEEP_QUARTERS_S:
+        note += ("; " if note else "") + f"what is older than {KEEP_QUARTERS_S // DAY_S} days is told by days of UTC"
+    if as_json or as_csv:
+        _print_lines(told, top, as_csv)
+    else:
+        _print_table(told if per else days, per, by, zone, units, top, note)
+    if svg is not None:
+        from esimbpf.sinks.picture import picture
 
-        sys.stdout.buffer.write(report_json(everything))
-    elif as_csv:
-        from esimbpf.sinks.report import report_csv
-
-        sys.stdout.write(report_csv(everything))
-    if svg is not None or not (as_csv or as_json):
-        _show(rows, days, cut, per, by, zone, units, top, svg, quiet=as_csv or as_json)
+        _write_whole(svg, picture(told if per else days, per, by, zone, units, top, note))
 
 
-def _show(
-    rows: list[list[Usage]],
-    days: list[list[Usage]],
-    cut: list[Span],
+def _by_span(
+    db: sqlite3.Connection, cut: list[Span], by: ReportBy, names: tuple[str, ...]
+) -> list[tuple[Span, list[Usage]]]:
+    rows: dict[Span, list[Usage]] = {span: [] for span in cut}
+    for row in usage(db, cut, by, names):
+        rows[row.span].append(row)
+    return list(rows.items())
+
+
+def _print_lines(told: list[tuple[Span, list[Usage]]], top: int | None, as_csv: bool) -> None:
+    from esimbpf.sinks.report import largest, report_csv, report_json
+
+    rows = [row for _, of_span in told for row in largest(of_span, top)]
+    if as_csv:
+        sys.stdout.write(report_csv(rows))
+    else:
+        sys.stdout.buffer.write(report_json(rows))
+    left_out = sum(len(of_span) for _, of_span in told) - len(rows)
+    if left_out:
+        print(f"--top {top} has left out {left_out} smaller rows", file=sys.stderr)
+    if not any(row.counters for row in rows):
+        print(_NOTHING, file=sys.stderr)
+
+
+_NOTHING: Final = "nothing was counted in this time; esimbpf status says what is counted now"
+
+
+def _print_table(
+    told: list[tuple[Span, list[Usage]]],
     per: Per | None,
     by: ReportBy,
     zone: tzinfo,
     units: Units,
     top: int | None,
-    svg: Path | None,
-    quiet: bool,
+    note: str,
 ) -> None:
     from rich.console import Console
+    from rich.text import Text
 
     from esimbpf.sinks.report import by_heading, by_span
 
@@ -117,21 +150,95 @@ def _show(
     if not console.is_terminal and not os.environ.get("COLUMNS"):
         console = Console(highlight=False, width=120)
     ascii_only = not console.encoding.lower().startswith("utf")
-    whole = Span(cut[0].begin, cut[-1].end)
-    made = (
-        by_heading(rows[0], days, whole, by, zone, units, top, ascii_only)
-        if per is None
-        else by_span(list(zip(cut, rows, strict=True)), per, zone, units, ascii_only)
-    )
-    if not quiet:
-        console.print(made)
-    if svg is not None:
-        drawn = Console(record=True, width=100, file=open(os.devnull, "w"), highlight=False)  # noqa: SIM115
-        drawn.print(made)
-        try:
-            drawn.save_svg(str(svg), title="esimbpf report")
-        except OSError as error:
-            raise EsimbpfError(f"cannot write {printable(str(svg))}: {error.strerror}", "name another file") from error
+    if not any(rows for _, rows in told):
+        console.print(_NOTHING)
+        return
+    if per is None:
+        console.print(by_heading(told, by, zone, units, top, ascii_only, console.width))
+    else:
+        console.print(by_span(told, per, zone, units, top, ascii_only, console.width))
+    if note:
+        console.print(Text(note, "dim"))
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """A file with all of it, or as it was before; what is no file, as /dev/stdout, is written to."""
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
+        target = path.resolve()
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            try:
+                file.write(content)
+                file.flush()
+                mask = os.umask(0)
+                os.umask(mask)
+                os.fchmod(file.fileno(), 0o666 & ~mask)
+                os.replace(file.name, target)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise EsimbpfError(f"cannot write {printable(str(path))}: {error.strerror}", "name another file") from error
+
+
+# -- plans ---------------------------------------------------------------------
+
+
+def _check_links(db: sqlite3.Connection, names: tuple[str, ...]) -> None:
+    known = [name for (name,) in db.execute("SELECT name FROM link ORDER BY name")]
+    for name in names:
+        if name not in known:
+            raise NoSuchLink(
+                f"nothing was ever counted of a link named {name}",
+                f"the ledger knows of: {', '.join(known)}" if known else "the ledger knows of none yet",
+            )
+
+
+def _plans_of(db: sqlite3.Connection, names: tuple[str, ...]) -> list[Plan]:
+    """The plans that are for the links reported: all, or those named; with the profiles that were in these."""
+    kept = list(plans.kept(db))
+    if not names:
+        return kept
+    marks = ", ".join("?" * len(names))
+    targets = {f"link:{name}" for name in names}
+    for one in kept:
+        kind, _, iccid = one.target.partition(":")
+        query = (
+            "SELECT 1 FROM quarter WHERE profile_id = (SELECT id FROM profile WHERE iccid = ?) "
+            f"AND link_id IN (SELECT id FROM link WHERE name IN ({marks})) LIMIT 1"
+        )
+        if kind == "profile" and db.execute(query, (iccid, *names)).fetchone():
+            targets.add(one.target)
+    return [one for one in kept if one.target in targets]
+
+
+def _only(agreed: list[Plan], names: tuple[str, ...], kept: list[Plan]) -> Plan:
+    """The plan whose cycles are meant; UsageError if that cannot be known."""
+    if not kept:
+        raise UsageError(
+            "--per cycle needs a plan, and none is known",
+            "say what was agreed: esimbpf plan set --allowance 10GB --cycle monthly:1",
+        )
+    own = [one for one in agreed if one.target.startswith("link:")] if names else agreed
+    found = own or agreed
+    if not found:
+        raise UsageError(
+            f"no plan is known for {', '.join(names)}", f"there are plans for: {', '.join(one.target for one in kept)}"
+        )
+    if len(found) > 1:
+        raise UsageError(
+            f"there are several plans: {', '.join(one.target for one in found)}",
+            "name the link whose cycles are meant: esimbpf report LINK --per cycle",
+        )
+    return found[0]
+
+
+def _zone_of(agreed: list[Plan]) -> tzinfo:
+    """The zone of the plans if all have the same one, else this machine's."""
+    zones = {one.zone for one in agreed}
+    return zone_named(zones.pop()) if len(zones) == 1 else local_zone()
 
 
 @contextmanager
@@ -141,27 +248,25 @@ def open_ledger(common: Common) -> Iterator[sqlite3.Connection]:
     from esimbpf.kernel.pins import pinned_here
 
     path = common.state_dir / FILE_NAME
-    engine = pinned_here() if path.exists() and os.access(path, os.W_OK) else None
-    db = connect(common.state_dir, read_only=engine is None)
-    try:
-        with said(path):
-            if engine is None:
-                yield db
-                return
-            with engine, undone(db):
-                namer = Namer(config.read(common.config).apps)
-                folding = Folding(db, attachment_of(engine.about), namer)
-                if not folding.followed:
-                    folding.take(reader_of(engine, owns_slots=False).read())
-                    folding.commit()
-                yield db
-    finally:
-        db.close()
+    # Whoever may not write it may not ask the kernel either.
+    engine = pinned_here() if os.access(path, os.W_OK) else None
+    with said(path), closing(connect(common.state_dir, read_only=engine is None)) as db:
+        if engine is None:
+            yield db
+            return
+        with engine, undone(db):
+            namer = Namer(config.read(common.config).apps)
+            folding = Folding(db, attachment_of(engine.about), namer)
+            if not folding.followed:
+                folding.take(reader_of(engine, owns_slots=False).read())
+                folding.commit()
+            yield db
 
 
-def _default_begin(now: datetime, zone: tzinfo, known: Span | None) -> datetime:
-    begin = first_instant((now.astimezone(zone) - timedelta(days=_DEFAULT_DAYS - 1)).date(), zone)
-    return max(begin, known.begin) if known else begin
+def _default_begin(now: datetime, zone: tzinfo, known: Span | None, per: Per | None) -> datetime:
+    days = _DEFAULT_DAYS if per in (None, Per.HOUR, Per.DAY) else _DEFAULT_DAYS_OF_LONG
+    begin = first_instant((now.astimezone(zone) - timedelta(days=days - 1)).date(), zone)
+    return min(max(begin, known.begin), now - timedelta(minutes=1)) if known else begin
 
 
 def _moment(text: str, now: datetime, zone: tzinfo) -> datetime:
@@ -186,7 +291,9 @@ def _moment(text: str, now: datetime, zone: tzinfo) -> datetime:
 
 def _on_the_grain(span: Span, now: datetime) -> Span:
     """The span, widened to what the ledger still tells apart."""
-    grain = grain_s(span.begin.timestamp(), time.time())
-    begin_s = span.begin.timestamp() // grain * grain
-    end_s = -(-span.end.timestamp() // grain) * grain
-    return Span(datetime.fromtimestamp(begin_s, UTC), datetime.fromtimestamp(end_s, UTC))
+    begin_s, end_s = span.begin.timestamp(), span.end.timestamp()
+    begin_grain, end_grain = grain_s(begin_s, now.timestamp()), grain_s(end_s, now.timestamp())
+    return Span(
+        datetime.fromtimestamp(begin_s // begin_grain * begin_grain, UTC),
+        datetime.fromtimestamp(-(-end_s // end_grain) * end_grain, UTC),
+    )

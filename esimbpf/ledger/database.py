@@ -106,7 +106,7 @@ CREATE TABLE gap (
     end_s REAL NOT NULL,
     link_id INTEGER NOT NULL REFERENCES link (id),
     cause TEXT NOT NULL,
-    PRIMARY KEY (begin_s, link_id)
+    PRIMARY KEY (begin_s, link_id, cause)
 ) STRICT, WITHOUT ROWID;
 
 -- An attachment in the kernel, and how far it has been folded in: when by the wall, since boot with and without the
@@ -173,10 +173,15 @@ def connect(state_dir: Path, read_only: bool = False) -> sqlite3.Connection:
     With `read_only` nothing is written, and there must be one. Raises LedgerError.
     """
     path = state_dir / FILE_NAME
-    if read_only and not path.exists():
-        raise LedgerError(f"there is no ledger in {printable(str(state_dir))}", "it is kept by: esimbpf daemon")
     with said(path):
-        if not read_only:
+        if read_only:
+            try:
+                os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            except FileNotFoundError as error:
+                raise LedgerError(
+                    f"there is no ledger in {printable(str(state_dir))}", "it is kept by: esimbpf daemon"
+                ) from error
+        else:
             state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
             # Who used the network when is nobody else's business.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -261,6 +266,10 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except EsimbpfError:
         raise
+    except PermissionError as error:
+        raise LedgerError(
+            f"the ledger {shown} is not for this user", "run as root, whose it is: sudo esimbpf …"
+        ) from error
     except OSError as error:
         raise LedgerError(f"cannot open the ledger {shown}: {error.strerror}", "check the state folder") from error
     except sqlite3.Error as error:

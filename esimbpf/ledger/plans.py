@@ -11,10 +11,10 @@ from esimbpf.ledger.database import transaction
 from esimbpf.ledger.fold import QUARTER_S
 from esimbpf.ledger.query import ReportBy, Usage, bounds, usage
 from esimbpf.plan import Assessment, DayUse, Plan, assess, current_cycle
-from esimbpf.spans import Once, Span, cycle_at, day_at, days_of, zone_named
+from esimbpf.spans import Cycle, Once, Span, cycle_at, day_at, days_of, zone_named
 from esimbpf.units import parse_size
 
-__all__ = ["counted", "judged", "keep", "kept", "remove"]
+__all__ = ["counted", "cycle_of", "judged", "keep", "kept", "remove"]
 
 _DAYS_BEFORE = 28
 
@@ -47,7 +47,7 @@ def judged(db: sqlite3.Connection, plan: Plan, now: datetime) -> Assessment:
     known = bounds(db)
     begin = max(cycle.begin - timedelta(days=_DAYS_BEFORE), known.begin) if known else cycle.begin
     cut = list(days_of(Span(begin, now), zone))
-    rows = [row for row in usage(db, cut, ReportBy.LINK, now_s=now.timestamp()) if _concerns(plan, row)]
+    rows = [row for row in usage(db, cut, ReportBy.LINK) if _concerns(plan, row)]
     days = []
     for day in cut:
         mine = [row for row in rows if row.span == day]
@@ -56,35 +56,35 @@ def judged(db: sqlite3.Connection, plan: Plan, now: datetime) -> Assessment:
         gap_s = max((row.gap_s for row in mine), default=0.0) + unknown_s
         days.append(DayUse(day, sum(row.counters.total_bytes for row in mine), gap_s))
     by_app: dict[str, int] = {}
-    for row in usage(db, [cycle], ReportBy.APP, now_s=now.timestamp()):
+    for row in usage(db, [cycle], ReportBy.APP):
         if _concerns(plan, row):
             name = row.name or row.kind
             by_app[name] = by_app.get(name, 0) + row.counters.total_bytes
-    used = _used(db, plan, cycle, now)
-    return assess(plan, now, days, used, _previous(db, plan, cycle, known, now), by_app, first_use)
+    used = _used(db, plan, cycle)
+    return assess(plan, now, days, used, _previous(db, plan, cycle, known), by_app, first_use)
 
 
 def counted(db: sqlite3.Connection, plan: Plan) -> int:
     """What the ledger has of the cycle in which a plan is made known, or of the day that may be its first use."""
     zone = zone_named(plan.zone)
-    return _bytes(db, plan, current_cycle(plan, plan.since) or day_at(plan.since, zone), plan.since)
+    return _bytes(db, plan, current_cycle(plan, plan.since) or day_at(plan.since, zone))
 
 
-def _used(db: sqlite3.Connection, plan: Plan, cycle: Span, now: datetime) -> int:
+def _used(db: sqlite3.Connection, plan: Plan, cycle: Span) -> int:
     """What was used of a cycle; what stands in its future, because a clock was wrong, has been used too."""
-    amount = _bytes(db, plan, cycle, now)
+    amount = _bytes(db, plan, cycle)
     if cycle.begin <= plan.since < cycle.end:
         return parse_size(plan.used) + amount - min(amount, plan.counted_bytes)
     return amount
 
 
-def _previous(db: sqlite3.Connection, plan: Plan, cycle: Span, known: Span | None, now: datetime) -> int | None:
+def _previous(db: sqlite3.Connection, plan: Plan, cycle: Span, known: Span | None) -> int | None:
     """What was used of the cycle before; None if there is none, or it was not counted from its beginning."""
     if isinstance(plan.cycle, Once):
         return None
     before = cycle_at(plan.cycle, cycle.begin - timedelta(microseconds=1), zone_named(plan.zone))
     if before and (before.begin <= plan.since < before.end or (known and known.begin <= before.begin)):
-        return _used(db, plan, before, now)
+        return _used(db, plan, before)
     return None
 
 
@@ -92,8 +92,8 @@ def _concerns(plan: Plan, row: Usage) -> bool:
     return plan.target in (f"link:{row.link}", f"profile:{row.profile}")
 
 
-def _bytes(db: sqlite3.Connection, plan: Plan, span: Span, now: datetime) -> int:
-    rows = usage(db, [span], ReportBy.LINK, now_s=now.timestamp())
+def _bytes(db: sqlite3.Connection, plan: Plan, span: Span) -> int:
+    rows = usage(db, [span], ReportBy.LINK)
     return sum(row.counters.total_bytes for row in rows if _concerns(plan, row))
 
 
@@ -110,3 +110,9 @@ def _first_use(db: sqlite3.Connection, plan: Plan) -> date | None:
         (since_s, name),
     ).fetchone()
     return None if begin_s is None else datetime.fromtimestamp(begin_s, UTC).astimezone(zone_named(plan.zone)).date()
+
+
+def cycle_of(db: sqlite3.Connection, plan: Plan) -> Cycle:
+    """The plan's cycle; a single one with the date of its first use, if it was used."""
+    first_use = _first_use(db, plan)
+    return Once(plan.cycle.days, first_use) if isinstance(plan.cycle, Once) and first_use else plan.cycle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,93 +42,133 @@ class Usage:
     """Of the app, user (its uid), link or profile; empty for a row that is no process."""
     counters: Counters
     gap_s: float = 0.0
-    """Seconds of the span in which the link was not counted, or not looked at."""
+    """Seconds of the span in which the link was not counted: what it moved then is missing."""
+    unread_s: float = 0.0
+    """Seconds in which it was counted, and nobody looked: what it moved then stands at their end."""
 
 
 _PROCESSES: Final = Kind.APP.value
 
+_HEADINGS: Final = {
+    ReportBy.APP: "app_id, kind",
+    ReportBy.USER: "uid, kind",
+    ReportBy.LINK: "0, 'link'",
+    ReportBy.PROFILE: "0, 'profile'",
+}
 
-def usage(
-    db: sqlite3.Connection, cut: Sequence[Span], by: ReportBy, links: Sequence[str] = (), now_s: float | None = None
-) -> Iterator[Usage]:
-    """Every heading's sums, span by span; the sum of all of them is the ledger's.
+# A span has the quarters of an hour that begin in it. Where an edge cuts one, the minutes before the edge are the
+# earlier span's and the rest is the later one's, also if the minutes are no longer known: whatever is cut, no byte is
+# lost or doubled. What is known by days of UTC is where most of the day is.
+_BEGIN: Final = f":begin_s / {QUARTER_S} * {QUARTER_S}"
+_END: Final = f":end_s / {QUARTER_S} * {QUARTER_S}"
+_PARTS: Final = (
+    ("quarter", 1, f"begin_s >= {_BEGIN} AND begin_s < {_END}"),
+    ("minute", 1, f"begin_s >= {_END} AND begin_s < :end_s"),
+    ("minute", -1, f"begin_s >= {_BEGIN} AND begin_s < :begin_s"),
+    ("day", 1, f"begin_s >= :begin_s - {DAY_S // 2} AND begin_s < :end_s - {DAY_S // 2}"),
+)
 
-    Spans shall begin and end on a minute, or on a quarter of an hour where minutes are no longer told apart.
+
+def usage(db: sqlite3.Connection, cut: Sequence[Span], by: ReportBy, links: Sequence[str] = ()) -> Iterator[Usage]:
+    """Every heading's sums, span by span, the largest first; of spans without a hole, all together are the ledger's.
+
+    Where nothing but a gap is known of a link in a span, a row without bytes tells it.
     """
-    named = {
-        ReportBy.APP: "coalesce(app.name, '')",
-        ReportBy.USER: "CASE kind WHEN 'app' THEN CAST(uid AS TEXT) ELSE '' END",
-        ReportBy.LINK: "link.name",
-        ReportBy.PROFILE: "profile.iccid",
-    }[by]
-    whole = by in (ReportBy.LINK, ReportBy.PROFILE)
+    names = _Names(db, by)
+    gaps = list(_gaps(db))
+    # Columns that tell most rows apart come first: grouping compares them in this order.
+    queries = [
+        f"SELECT {_HEADINGS[by]}, roaming, link_id, profile_id, {sign} * sum(rx_bytes), {sign} * sum(tx_bytes), "
+        f"{sign} * sum(rx_packets), {sign} * sum(tx_packets) FROM {table} WHERE {where} GROUP BY 1, 2, 3, 4, 5"
+        for table, sign, where in _PARTS
+    ]
     for span in cut:
         begin_s, end_s = span.begin.timestamp(), span.end.timestamp()
-        rows = " UNION ALL ".join(
-            f"SELECT * FROM {table} WHERE begin_s >= :begin_s AND begin_s < :end_s"
-            for table in _tables(begin_s, end_s, now_s)
-        )
-        query = f"""
-            SELECT link.name, profile.iccid, roaming, {f"'{by}'" if whole else "kind"}, {named},
-                sum(rx_bytes), sum(tx_bytes), sum(rx_packets), sum(tx_packets)
-            FROM ({rows}) AS counted
-            JOIN link ON link.id = counted.link_id
-            JOIN profile ON profile.id = counted.profile_id
-            LEFT JOIN app ON app.id = counted.app_id
-            GROUP BY 1, 2, 3, 4, 5
-            ORDER BY sum(rx_bytes) + sum(tx_bytes) DESC, 5
-        """
-        gaps = _gaps(db, begin_s, end_s)
-        for link, profile, roaming, kind, name, *counters in db.execute(query, {"begin_s": begin_s, "end_s": end_s}):
-            if links and link not in links:
-                continue
-            yield Usage(
-                span,
-                link,
-                profile,
-                None if roaming < 0 else bool(roaming),
-                str(by) if kind == _PROCESSES else kind,
-                name,
-                Counters(*counters),
-                gaps.get(link, 0.0),
-            )
-        # A span in which nothing was counted, but a gap is, is told too.
-        for link, seconds in gaps.items():
-            if (not links or link in links) and not _anything(db, rows, link, begin_s, end_s):
-                yield Usage(span, link, "unknown", None, Kind.UNATTRIBUTED, "", NOTHING, seconds)
+        bounds_s = {"begin_s": math.ceil(begin_s), "end_s": math.ceil(end_s)}
+        sums: dict[tuple[int, str, int, int, int], Counters] = {}
+        for query in queries:
+            for *key, rx_bytes, tx_bytes, rx_packets, tx_packets in db.execute(query, bounds_s):
+                heading = tuple(key)
+                counters = Counters(rx_bytes, tx_bytes, rx_packets, tx_packets)
+                sums[heading] = sums[heading] + counters if heading in sums else counters
+        missing = {cause: _seconds(gaps, cause, begin_s, end_s) for cause in ("down", "unread")}
+        rows = []
+        for (number, kind, roaming, link_id, profile_id), counters in sums.items():
+            link = names.links[link_id]
+            if counters and (not links or link in links):
+                name, profile = names.of(number, kind, link_id, profile_id), names.profiles[profile_id]
+                shown = str(by) if kind == _PROCESSES else kind
+                told = (missing["down"].get(link_id, 0.0), missing["unread"].get(link_id, 0.0))
+                rows.append(
+                    Usage(span, link, profile, None if roaming < 0 else bool(roaming), shown, name, counters, *told)
+                )
+        rows.sort(key=lambda row: (-row.counters.total_bytes, row.name, row.kind, row.link))
+        yield from rows
+        counted = {row.link for row in rows}
+        for link_id in sorted(missing["down"].keys() | missing["unread"].keys()):
+            link = names.links[link_id]
+            if link not in counted and (not links or link in links):
+                kind, name = {ReportBy.LINK: ("link", link), ReportBy.PROFILE: ("profile", _UNKNOWN)}.get(
+                    by, (Kind.UNATTRIBUTED.value, "")
+                )
+                told = (missing["down"].get(link_id, 0.0), missing["unread"].get(link_id, 0.0))
+                yield Usage(span, link, _UNKNOWN, None, kind, name, NOTHING, *told)
 
 
-def _anything(db: sqlite3.Connection, rows: str, link: str, begin_s: float, end_s: float) -> bool:
-    query = f"SELECT 1 FROM ({rows}) WHERE link_id = (SELECT id FROM link WHERE name = :link) LIMIT 1"
-    return db.execute(query, {"begin_s": begin_s, "end_s": end_s, "link": link}).fetchone() is not None
+_UNKNOWN: Final = "unknown"
 
 
-def _tables(begin_s: float, end_s: float, now_s: float | None) -> tuple[str, ...]:
-    """The tables that have a span: minutes if it is not cut on quarters and they are still there."""
-    quarters = begin_s % QUARTER_S == 0 and end_s % QUARTER_S == 0
-    if not quarters and now_s is not None and begin_s >= now_s - KEEP_MINUTES_S:
-        return ("minute",)
-    return ("quarter", "day")
+class _Names:
+    """What the numbers in the tables stand for."""
+
+    def __init__(self, db: sqlite3.Connection, by: ReportBy) -> None:
+        self._by = by
+        self.links: dict[int, str] = dict(db.execute("SELECT id, name FROM link"))
+        self.profiles: dict[int, str] = dict(db.execute("SELECT id, iccid FROM profile"))
+        self._apps: dict[int, str] = dict(db.execute("SELECT id, name FROM app")) if by is ReportBy.APP else {}
+
+    def of(self, number: int, kind: str, link_id: int, profile_id: int) -> str:
+        """The name of a heading; none for a row that is no process."""
+        match self._by:
+            case ReportBy.APP:
+                return self._apps.get(number, "") if kind == _PROCESSES else ""
+            case ReportBy.USER:
+                return str(number) if kind == _PROCESSES else ""
+            case ReportBy.LINK:
+                return self.links[link_id]
+            case ReportBy.PROFILE:
+                return self.profiles[profile_id]
 
 
-def grain_s(begin_s: float, now_s: float) -> int:
-    """The seconds on which a report that begins then can be cut."""
-    return MINUTE_S if begin_s >= now_s - KEEP_MINUTES_S else QUARTER_S
+def grain_s(moment_s: float, now_s: float) -> int:
+    """The seconds on which a report can be cut at a moment."""
+    return MINUTE_S if moment_s >= now_s - KEEP_MINUTES_S else QUARTER_S
 
 
-def _gaps(db: sqlite3.Connection, begin_s: float, end_s: float) -> dict[str, float]:
-    """By link, the seconds of a span that are gaps; those of several causes that overlap count once."""
-    found: dict[str, float] = {}
-    last: dict[str, float] = {}
-    for link, first, end in db.execute(
-        "SELECT link.name, max(begin_s, :begin_s), min(end_s, :end_s) FROM gap JOIN link ON link.id = link_id "
-        "WHERE begin_s < :end_s AND end_s > :begin_s ORDER BY 1, 2",
-        {"begin_s": begin_s, "end_s": end_s},
-    ):
-        begin = max(first, last.get(link, first))
-        if end > begin:
-            found[link] = found.get(link, 0.0) + end - begin
-            last[link] = end
+_Gap = tuple[int, str, float, float]
+
+
+def _gaps(db: sqlite3.Connection) -> Iterator[_Gap]:
+    """Link, cause, begin and end of all gaps; those of one link and cause that overlap are one."""
+    last: _Gap | None = None
+    for link, cause, begin_s, end_s in db.execute("SELECT link_id, cause, begin_s, end_s FROM gap ORDER BY 1, 2, 3"):
+        if last and last[:2] == (link, cause) and begin_s <= last[3]:
+            last = (link, cause, last[2], max(last[3], end_s))
+            continue
+        if last:
+            yield last
+        last = (link, cause, begin_s, end_s)
+    if last:
+        yield last
+
+
+def _seconds(gaps: Sequence[_Gap], cause: str, begin_s: float, end_s: float) -> dict[int, float]:
+    """By link, how much of a span is gaps of a cause."""
+    found: dict[int, float] = {}
+    for link, why, first, last in gaps:
+        seconds = min(last, end_s) - max(first, begin_s)
+        if why == cause and seconds > 0:
+            found[link] = found.get(link, 0.0) + seconds
     return found
 
 

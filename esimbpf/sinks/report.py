@@ -4,30 +4,50 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Final
 
 import orjson
-from rich.box import SIMPLE_HEAD
+from rich.box import SIMPLE_HEAD, Box
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from esimbpf.ledger.query import ReportBy, Usage
 from esimbpf.model import NOTHING, Counters
-from esimbpf.spans import Span
+from esimbpf.spans import Per, Span
 from esimbpf.units import Units, bytes_text
 from esimbpf.users import user_name
 
-__all__ = ["Heading", "by_heading", "by_span", "report_csv", "report_json"]
+__all__ = [
+    "Heading",
+    "by_heading",
+    "by_span",
+    "duration_text",
+    "headings",
+    "largest",
+    "moment_text",
+    "report_csv",
+    "report_json",
+    "seconds_missing",
+]
 
-_BAR: Final = 24
+Cut = Sequence[tuple[Span, Sequence[Usage]]]
+"""The rows of each span, the spans without a hole."""
+
+_WIDE: Final = 100
+_MOST_DAYS: Final = 60
+_FEWEST_DAYS: Final = 7
+_NEGLIGIBLE_S: Final = 1.0
 _SPARKS: Final = {False: "▁▂▃▄▅▆▇█", True: ".:-=+*#@"}
+_NOT_COUNTED: Final = "x"
+_ASCII_HEAD: Final = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 _COLUMNS: Final = (
     *("from", "to", "link", "profile", "roaming", "kind", "name"),
-    *("rx_bytes", "tx_bytes", "rx_packets", "tx_packets", "gap_s"),
+    *("rx_bytes", "tx_bytes", "rx_packets", "tx_packets", "gap_s", "unread_s"),
 )
 
 
@@ -46,104 +66,183 @@ class Heading:
         return self.name or self.kind
 
 
-def _headings(rows: Sequence[Usage]) -> dict[Heading, Counters]:
+def headings(rows: Iterable[Usage]) -> dict[Heading, Counters]:
+    """The sums of all headings of which anything was counted, the largest first."""
     sums: dict[Heading, Counters] = {}
     for row in rows:
-        heading = Heading(row.kind, row.name)
-        sums[heading] = sums.get(heading, NOTHING) + row.counters
+        if row.counters:
+            heading = Heading(row.kind, row.name)
+            sums[heading] = sums.get(heading, NOTHING) + row.counters
     return dict(sorted(sums.items(), key=lambda item: (-item[1].total_bytes, item[0].shown)))
 
 
+def largest(rows: Sequence[Usage], top: int | None) -> list[Usage]:
+    """The largest rows of a span, and those that are there only for a gap."""
+    return [*(row for row in rows if row.counters)][:top] + [row for row in rows if not row.counters]
+
+
+def seconds_missing(rows: Iterable[Usage]) -> dict[str, float]:
+    """By link, for how long of one span it was not counted."""
+    return {row.link: row.gap_s for row in rows}
+
+
+def _seconds_unread(rows: Iterable[Usage]) -> dict[str, float]:
+    return {row.link: row.unread_s for row in rows}
+
+
 def by_heading(
-    rows: Sequence[Usage],
-    days: Sequence[Sequence[Usage]],
-    whole: Span,
+    cut: Cut,
     by: ReportBy,
     zone: tzinfo,
     units: Units = Units.SI,
     top: int | None = None,
     ascii_only: bool = False,
+    width: int = 120,
 ) -> RenderableType:
-    """Who has used how much in a period, with a line of its days; `days` are the same rows, day by day."""
-    sums = _headings(rows)
+    """Who has used how much in a period that is cut into days, with a line of the last of these."""
+    sums = headings(row for _, rows in cut for row in rows)
     total = sum(sums.values(), NOTHING)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    shown = list(sums.items())[:top]
     down, up = ("down", "up") if ascii_only else ("↓", "↑")
-    table.add_column(str(by), overflow="fold", min_width=8)
+    summary = f"{bytes_text(total.total_bytes, units)} ({down} {bytes_text(total.rx_bytes, units)} "
+    parts: list[RenderableType] = [
+        Text(
+            f"{moment_text(cut[0][0].begin, zone)} to {moment_text(cut[-1][0].end, zone)}: "
+            f"{summary}{up} {bytes_text(total.tx_bytes, units)})",
+            "bold",
+        )
+    ]
+    name_width = min(max([cell_len(heading.shown) for heading, _ in shown] + [8]), max(16, width // 4))
+    bar = 12 if width >= _WIDE else 6
+    # What is left beside the name, three amounts, the share and its bar.
+    days = min(len(cut), _MOST_DAYS, width - name_width - 29 - 6 - bar - 1)
+    last = cut[-days:] if (len(cut) > 1 and days >= _FEWEST_DAYS) or days == len(cut) > 1 else ()
+    table = _table(ascii_only)
+    table.add_column(str(by), overflow="fold", min_width=8, max_width=name_width)
     for title in (down, up, "total"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("share", no_wrap=True)
-    if len(days) > 1:
-        table.add_column("by day", no_wrap=True)
-    by_day = [_headings(day) for day in days]
-    for heading, counters in list(sums.items())[:top]:
+    if last:
+        table.add_column("by day" if len(last) == len(cut) else f"last {len(last)} days", no_wrap=True)
+    by_day = [(headings(rows), _wholly_missing(span, rows)) for span, rows in last]
+    for heading, counters in shown:
         part = counters.total_bytes / total.total_bytes if total.total_bytes else 0.0
         cells = [
             Text(heading.shown, "" if heading.name else "italic"),
             Text(bytes_text(counters.rx_bytes, units), "green"),
             Text(bytes_text(counters.tx_bytes, units), "magenta"),
             Text(bytes_text(counters.total_bytes, units), "bold"),
-            Text(f"{part:4.0%} ") + Text(_bar(part, 12, ascii_only), "cyan"),
+            Text(f"{part:4.0%} ") + Text(_bar(part, bar, ascii_only), "cyan"),
         ]
-        if len(days) > 1:
-            cells.append(Text(_spark([day.get(heading, NOTHING).total_bytes for day in by_day], ascii_only), "green"))
+        if last:
+            cells.append(
+                _spark([(day.get(heading, NOTHING).total_bytes, missing) for day, missing in by_day], ascii_only)
+            )
         table.add_row(*cells)
-    parts: list[RenderableType] = [
-        Text(
-            f"{_moment(whole.begin, zone)} to {_moment(whole.end, zone)}: {bytes_text(total.total_bytes, units)} "
-            f"({down} {bytes_text(total.rx_bytes, units)} {up} {bytes_text(total.tx_bytes, units)})",
-            "bold",
-        ),
-        table,
-    ]
-    if top is not None and len(sums) > top:
-        parts.append(Text(f"and {len(sums) - top} more; --top {len(sums)} shows them", "dim"))
-    parts += _gap_lines(rows)
-    return Group(*parts)
+    if shown:
+        parts.append(table)
+    else:
+        parts.append(Text("nothing was counted in this time"))
+    if len(sums) > len(shown):
+        rest = sum((counters.total_bytes for _, counters in list(sums.items())[len(shown) :]), 0)
+        parts.append(
+            Text(
+                f"and {len(sums) - len(shown)} more with {bytes_text(rest, units)}; --top {len(sums)} shows them", "dim"
+            )
+        )
+    if any(missing for _, missing in by_day):
+        parts.append(Text(f"{_NOT_COUNTED}: a day that was not counted", "yellow"))
+    return Group(*parts, *_gap_lines(cut))
 
 
 def by_span(
-    cut: Sequence[tuple[Span, Sequence[Usage]]],
-    per: str,
+    cut: Cut,
+    per: Per,
     zone: tzinfo,
     units: Units = Units.SI,
+    top: int | None = None,
     ascii_only: bool = False,
+    width: int = 120,
 ) -> RenderableType:
-    """What each span has used, and who most."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    """What each span has used, and who most of it; `top` names so many."""
+    table = _table(ascii_only)
     down, up = ("down", "up") if ascii_only else ("↓", "↑")
     table.add_column(per, no_wrap=True)
     for title in (down, up, "total"):
         table.add_column(title, justify="right", no_wrap=True)
+    bar, apart = (24, Text("  ")) if width >= _WIDE else (8, Text("\n"))
     table.add_column("", no_wrap=True)
     table.add_column("most", overflow="fold")
     totals = [sum((row.counters for row in rows), NOTHING) for _, rows in cut]
     most = max((counters.total_bytes for counters in totals), default=0)
     for (span, rows), counters in zip(cut, totals, strict=True):
-        gap_s = max((row.gap_s for row in rows), default=0.0)
-        part = counters.total_bytes / most if most else 0.0
-        first = next(iter(_headings(rows).items()), None)
-        words = Text(first[0].shown if first and first[1] else "")
-        if gap_s >= 1:
-            words.append(f"{'  ' if words.plain else ''}gap {_duration(gap_s)}", "yellow")
+        unknown = not counters and _wholly_missing(span, rows)
+        amounts = (counters.rx_bytes, counters.tx_bytes, counters.total_bytes)
+        shown = ["-" if unknown else bytes_text(amount, units) for amount in amounts]
+        drawn = (_NOT_COUNTED if ascii_only else "░") * bar if unknown else ""
         table.add_row(
-            Text(_moment(span.begin, zone, per)),
-            Text(bytes_text(counters.rx_bytes, units), "green"),
-            Text(bytes_text(counters.tx_bytes, units), "magenta"),
-            Text(bytes_text(counters.total_bytes, units), "bold"),
-            Text(_bar(part, _BAR, ascii_only), "cyan"),
-            words,
+            Text(moment_text(span.begin, zone, per)),
+            Text(shown[0], "green"),
+            Text(shown[1], "magenta"),
+            Text(shown[2], "bold"),
+            Text(drawn, "yellow")
+            if unknown
+            else Text(_bar(counters.total_bytes / most if most else 0.0, bar, ascii_only), "cyan"),
+            apart.join(part for part in (_who(headings(rows), counters, top), *_gap_words(rows)) if part),
         )
     total = sum(totals, NOTHING)
-    return Group(table, Text(f"together {bytes_text(total.total_bytes, units)}", "bold"))
+    together = Text(f"together {bytes_text(total.total_bytes, units)}", "bold")
+    return Group(table, together, *(_gap_lines(cut) if len(cut) == 1 or len(_links(cut)) > 1 else []))
 
 
-def _gap_lines(rows: Sequence[Usage]) -> list[RenderableType]:
-    gaps = {row.link: row.gap_s for row in rows if row.gap_s >= 1}
+def _table(ascii_only: bool) -> Table:
+    box = _ASCII_HEAD if ascii_only else SIMPLE_HEAD
+    return Table(box=box, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+
+
+def _who(sums: Mapping[Heading, Counters], total: Counters, top: int | None) -> Text:
+    """The largest headings with their shares, and how many there are besides if some were asked for."""
+    names = list(sums.items())[: top or 1]
+    shares = [f"{one.shown} {counters.total_bytes / (total.total_bytes or 1):.0%}" for one, counters in names]
+    words = Text(", ".join(shares))
+    if top and len(sums) > len(names):
+        words.append(f" and {len(sums) - len(names)} more", "dim")
+    return words
+
+
+def _gap_words(rows: Sequence[Usage]) -> list[Text]:
     return [
-        Text(f"{link}: nobody counted or looked for {_duration(seconds)} of it", "yellow")
-        for link, seconds in gaps.items()
+        Text(f"{text} {duration_text(max(found.values()))}", style)
+        for found, text, style in (
+            (seconds_missing(rows), "gap", "yellow"),
+            (_seconds_unread(rows), "noted late", "dim"),
+        )
+        if max(found.values(), default=0.0) >= _NEGLIGIBLE_S
     ]
+
+
+def _wholly_missing(span: Span, rows: Sequence[Usage]) -> bool:
+    """Whether no link of which anything is known was counted in a span."""
+    missing = seconds_missing(rows)
+    return bool(missing) and min(missing.values()) >= span.seconds - _NEGLIGIBLE_S
+
+
+def _links(cut: Cut) -> list[str]:
+    return sorted({row.link for _, rows in cut for row in rows})
+
+
+def _gap_lines(cut: Cut) -> list[RenderableType]:
+    lines: list[RenderableType] = []
+    for link in _links(cut):
+        missing = sum(seconds_missing(rows).get(link, 0.0) for _, rows in cut)
+        unread = sum(_seconds_unread(rows).get(link, 0.0) for _, rows in cut)
+        if missing >= _NEGLIGIBLE_S:
+            words = f"{link}: {duration_text(missing)} were not counted: what it moved then is missing"
+            lines.append(Text(words, "yellow"))
+        if unread >= _NEGLIGIBLE_S:
+            words = f"{link}: {duration_text(unread)} were noted late: complete, but told at their end"
+            lines.append(Text(words, "dim"))
+    return lines
 
 
 def report_json(rows: Sequence[Usage]) -> bytes:
@@ -172,6 +271,7 @@ def _line(row: Usage) -> dict[str, object]:
         "rx_packets": row.counters.rx_packets,
         "tx_packets": row.counters.tx_packets,
         "gap_s": round(row.gap_s, 3),
+        "unread_s": round(row.unread_s, 3),
     }
 
 
@@ -186,7 +286,8 @@ def report_csv(rows: Sequence[Usage]) -> str:
         writer.writerow(
             [
                 *(_utc(row.span.begin), _utc(row.span.end), row.link, row.profile, roaming, row.kind, _cell(row.name)),
-                *(counters.rx_bytes, counters.tx_bytes, counters.rx_packets, counters.tx_packets, round(row.gap_s, 3)),
+                *(counters.rx_bytes, counters.tx_bytes, counters.rx_packets, counters.tx_packets),
+                *(round(row.gap_s, 3), round(row.unread_s, 3)),
             ]
         )
     return text.getvalue()
@@ -201,11 +302,12 @@ def _utc(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _moment(moment: datetime, zone: tzinfo, per: str = "") -> str:
+def moment_text(moment: datetime, zone: tzinfo, per: Per | None = None) -> str:
+    """The local time, as exactly as it is needed to know a span by its begin."""
     local = moment.astimezone(zone)
-    if per == "month":
+    if per is Per.MONTH:
         return local.strftime("%Y-%m")
-    if per in ("day", "week"):
+    if per in (Per.DAY, Per.WEEK, Per.CYCLE):
         return local.strftime("%a %Y-%m-%d")
     return local.strftime("%Y-%m-%d %H:%M")
 
@@ -218,17 +320,21 @@ def _bar(part: float, width: int, ascii_only: bool) -> str:
     return "█" * whole + ("▏▎▍▌▋▊▉"[rest - 1] if rest else "")
 
 
-def _spark(values: Sequence[int], ascii_only: bool) -> str:
+def _spark(days: Sequence[tuple[int, bool]], ascii_only: bool) -> Text:
+    """A character for each day: its amount, or that it was not counted."""
     levels = _SPARKS[ascii_only]
-    most = max(values, default=0)
-    if not most:
-        return ""
-    return "".join(
-        levels[min(len(levels) - 1, value * len(levels) // (most + 1))] if value else " " for value in values
-    )
+    most = max((amount for amount, _ in days), default=0)
+    words = Text()
+    for amount, missing in days:
+        if amount:
+            words.append(levels[min(len(levels) - 1, amount * len(levels) // (most + 1))], "green")
+        else:
+            words.append(_NOT_COUNTED if missing else " ", "yellow")
+    return words
 
 
-def _duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """As in `3 d 4 h`, `2 h 5 min`, `7 min`, `12 s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

@@ -6,23 +6,32 @@ import csv
 import io
 import json
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree as ET
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from rich.console import Console, RenderableType
 
 from esimbpf.ledger.database import connect
+from esimbpf.ledger.fold import thin
 from esimbpf.ledger.query import ReportBy, Usage, bounds, undone, usage
 from esimbpf.model import NOTHING, Counters
 from esimbpf.sinks.jsonlines import schema
+from esimbpf.sinks.picture import picture
 from esimbpf.sinks.report import by_heading, by_span, report_csv, report_json
-from esimbpf.spans import Per, Span, spans
+from esimbpf.spans import Per, Span, first_instant, spans
 
+ZONES = [ZoneInfo(name) for name in ("Europe/Berlin", "America/St_Johns", "Asia/Kathmandu", "Australia/Lord_Howe")]
+CALENDAR = [per for per in Per if per is not Per.CYCLE]
 BEGIN = datetime(2026, 11, 20, tzinfo=UTC)
 ROWS = (
     # hours after BEGIN, link, kind, app, uid, rx, tx
@@ -67,7 +76,7 @@ TOTAL = sum((Counters(rx, tx, bool(rx), bool(tx)) for *_, rx, tx in ROWS), NOTHI
 
 
 @pytest.mark.parametrize("by", ReportBy)
-@pytest.mark.parametrize("per", Per)
+@pytest.mark.parametrize("per", CALENDAR)
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu", "America/New_York"])
 def test_the_sums_are_the_ledgers_however_it_is_cut(db: sqlite3.Connection, by: ReportBy, per: Per, zone: str) -> None:
     cut = list(spans(per, BEGIN, BEGIN + timedelta(days=4), ZoneInfo(zone)))
@@ -89,12 +98,26 @@ def test_rows_are_by_what_was_asked_for(db: sqlite3.Connection) -> None:
     assert {(row.kind, row.name) for row in usage(db, whole, ReportBy.LINK)} == {("link", "wwan0"), ("link", "wwan1")}
 
 
-def test_gaps_that_overlap_count_once_and_a_day_of_nothing_but_a_gap_is_told(db: sqlite3.Connection) -> None:
+def test_gaps_are_told_by_cause_and_a_day_of_nothing_but_a_gap_is_told(db: sqlite3.Connection) -> None:
     gap_s = (BEGIN + timedelta(hours=80)).timestamp()
-    db.execute("INSERT INTO gap VALUES (?, ?, 1, 'down')", (gap_s, gap_s + 60))
-    rows = [list(usage(db, [day], ReportBy.LINK)) for day in days()]
-    assert {row.gap_s for row in rows[1]} == {10800.0}
-    assert [(row.link, row.gap_s, bool(row.counters)) for row in rows[3]] == [("wwan0", 60.0, False)]
+    db.executemany(
+        "INSERT INTO gap VALUES (?, ?, 1, 'down')",
+        [(gap_s, gap_s + 60), (gap_s + 30, gap_s + 90), (gap_s + 100, gap_s + 101)],
+    )
+    rows = list(usage(db, days(), ReportBy.LINK))
+    assert {(row.gap_s, row.unread_s) for row in rows if row.span == days()[1]} == {(7200.0, 7200.0)}
+    last = [row for row in rows if row.span == days()[3]]
+    assert [(row.link, row.kind, row.gap_s, bool(row.counters)) for row in last] == [("wwan0", "link", 91.0, False)]
+
+
+@pytest.mark.parametrize("by", ReportBy)
+def test_the_gap_of_a_link_of_which_nothing_was_ever_counted_is_told(db: sqlite3.Connection, by: ReportBy) -> None:
+    db.execute("INSERT INTO link VALUES (3, 'wwan2')")
+    db.execute("INSERT INTO gap VALUES (?, ?, 3, 'down')", (BEGIN.timestamp(), BEGIN.timestamp() + 3600))
+    [row] = list(usage(db, days(), by, ["wwan2"]))
+    assert (row.link, row.gap_s, row.counters) == ("wwan2", 3600.0, NOTHING)
+    Draft202012Validator(schema()).validate(json.loads(report_json([row])))
+    assert "wwan2: 1 h 0 min were not counted" in "\n".join(shown(by_heading([(row.span, [row])], by, UTC)))
 
 
 def test_what_is_undone_was_there_and_is_no_more(db: sqlite3.Connection) -> None:
@@ -129,29 +152,171 @@ def shown(what: RenderableType, width: int = 100) -> list[str]:
     return [line.rstrip() for line in captured.get().splitlines()]
 
 
+def told(db: sqlite3.Connection, by: ReportBy = ReportBy.APP) -> list[tuple[Span, list[Usage]]]:
+    return [(day, list(usage(db, [day], by))) for day in days()]
+
+
+def down_all_day(db: sqlite3.Connection) -> None:
+    """The last day, whole, on every link."""
+    begin_s = days()[3].begin.timestamp()
+    db.executemany("INSERT INTO gap VALUES (?, ?, ?, 'down')", [(begin_s, begin_s + 86400, link) for link in (1, 2)])
+
+
 def test_the_table_by_app(db: sqlite3.Connection) -> None:
-    whole = Span(BEGIN, BEGIN + timedelta(days=4))
-    rows = list(usage(db, [whole], ReportBy.APP))
-    daily = [list(usage(db, [day], ReportBy.APP)) for day in days()]
-    assert shown(by_heading(rows, daily, whole, ReportBy.APP, UTC, top=2)) == [
+    down_all_day(db)
+    assert shown(by_heading(told(db), ReportBy.APP, UTC, top=2)) == [
         "2026-11-20 00:00 to 2026-11-24 00:00: 16.4 MB (↓ 12.0 MB ↑ 4.40 MB)",
         "app             ↓        ↑    total  share           by day",
         "───────────────────────────────────────────────────────────",
-        "firefox   12.0 MB   400 kB  12.4 MB   76% █████████  ▆█▁",
-        "backup    20.0 kB  4.00 MB  4.02 MB   24% ███        █",
-        "and 2 more; --top 4 shows them",
-        "wwan0: nobody counted or looked for 3 h 0 min of it",
+        "firefox   12.0 MB   400 kB  12.4 MB   76% █████████  ▆█▁x",
+        "backup    20.0 kB  4.00 MB  4.02 MB   24% ███        █  x",
+        "and 2 more with 160 B; --top 4 shows them",
+        "x: a day that was not counted",
+        "wwan0: 1 d 2 h were not counted: what it moved then is missing",
+        "wwan0: 2 h 0 min were noted late: complete, but told at their end",
+        "wwan1: 1 d 0 h were not counted: what it moved then is missing",
     ]
 
 
 def test_the_table_by_day(db: sqlite3.Connection) -> None:
-    cut = [(day, list(usage(db, [day], ReportBy.APP))) for day in days()]
-    assert shown(by_span(cut, "day", UTC)) == [
+    down_all_day(db)
+    assert shown(by_span(told(db), Per.DAY, UTC)) == [
         "day                   ↓        ↑    total                            most",
-        "───────────────────────────────────────────────────────────────────────────────────────────",
-        "Fri 2026-11-20  5.02 MB  4.30 MB  9.32 MB  ████████████████████████  firefox",
-        "Sat 2026-11-21  7.00 MB   100 kB  7.10 MB  ██████████████████▎       firefox  gap 3 h 0 min",
-        "Sun 2026-11-22    817 B     55 B    872 B                            firefox",
-        "Mon 2026-11-23      0 B      0 B      0 B",
+        "────────────────────────────────────────────────────────────────────────────────────────────────────",
+        "Fri 2026-11-20  5.02 MB  4.30 MB  9.32 MB  ████████████████████████  firefox 57%",
+        "Sat 2026-11-21  7.00 MB   100 kB  7.10 MB  ██████████████████▎       firefox 100%  gap 2 h 0 min",
+        "                                                                     noted late 2 h 0 min",
+        "Sun 2026-11-22    817 B     55 B    872 B                            firefox 95%",
+        "Mon 2026-11-23        -        -        -  ░░░░░░░░░░░░░░░░░░░░░░░░  gap 1 d 0 h",
         "together 16.4 MB",
+        "wwan0: 1 d 2 h were not counted: what it moved then is missing",
+        "wwan0: 2 h 0 min were noted late: complete, but told at their end",
+        "wwan1: 1 d 0 h were not counted: what it moved then is missing",
     ]
+
+
+def test_tables_on_a_narrow_terminal_of_ascii(db: sqlite3.Connection) -> None:
+    down_all_day(db)
+    assert shown(by_span(told(db, ReportBy.PROFILE), Per.DAY, UTC, top=1, ascii_only=True, width=80), 80) == [
+        "day                down       up    total            most",
+        "-------------------------------------------------------------------------",
+        "Fri 2026-11-20  5.02 MB  4.30 MB  9.32 MB  ########  unknown 100%",
+        "Sat 2026-11-21  7.00 MB   100 kB  7.10 MB  ######    unknown 100%",
+        "                                                     gap 2 h 0 min",
+        "                                                     noted late 2 h 0 min",
+        "Sun 2026-11-22    817 B     55 B    872 B            unknown 100%",
+        "Mon 2026-11-23        -        -        -  xxxxxxxx  gap 1 d 0 h",
+        "together 16.4 MB",
+        "wwan0: 1 d 2 h were not counted: what it moved then is missing",
+        "wwan0: 2 h 0 min were noted late: complete, but told at their end",
+        "wwan1: 1 d 0 h were not counted: what it moved then is missing",
+    ]
+    assert shown(by_heading(told(db, ReportBy.LINK), ReportBy.LINK, UTC, ascii_only=True, width=60), 60) == [
+        "2026-11-20 00:00 to 2026-11-24 00:00: 16.4 MB (down 12.0 MB",
+        "up 4.40 MB)",
+        "link         down       up    total  share        by day",
+        "--------------------------------------------------------",
+        "wwan0     12.0 MB  4.40 MB  16.4 MB  100% ######  @# x",
+        "wwan1       817 B     55 B    872 B    0%           @x",
+        "x: a day that was not counted",
+        "wwan0: 1 d 2 h were not counted: what it moved then is",
+        "missing",
+        "wwan0: 2 h 0 min were noted late: complete, but told at",
+        "their end",
+        "wwan1: 1 d 0 h were not counted: what it moved then is",
+        "missing",
+    ]
+
+
+def test_names_are_text_and_nothing_else(db: sqlite3.Connection) -> None:
+    db.execute("UPDATE app SET name = '[red]<&>\"[/]' WHERE id = 1")
+    lines = "\n".join(shown(by_heading(told(db), ReportBy.APP, UTC)) + shown(by_span(told(db), Per.DAY, UTC, top=3)))
+    assert lines.count('[red]<&>"[/]') == 4
+    for per in (None, Per.DAY):
+        drawn = ET.fromstring(picture(told(db), per, ReportBy.APP, UTC))
+        assert any('[red]<&>"[/]' in text for text in drawn.itertext())
+
+
+@pytest.mark.parametrize("per", [None, *Per])
+@pytest.mark.parametrize("by", ReportBy)
+def test_a_picture_is_whole_and_refers_to_nothing(db: sqlite3.Connection, per: Per | None, by: ReportBy) -> None:
+    down_all_day(db)
+    db.execute("UPDATE app SET name = char(27) || '[2J' WHERE id = 1")
+    drawn = picture(told(db), per, by, UTC)
+    assert b"http" not in drawn.replace(b"http://www.w3.org/2000/svg", b"")
+    root = ET.fromstring(drawn)
+    words = list(root.itertext())
+    assert f"16.4 MB by {by}" in words
+    assert "hatched: wwan0 was not counted for 1 d 2 h" in words
+    assert sum(rect.get("fill") == "url(#gap)" for rect in root.iter("{http://www.w3.org/2000/svg}rect")) == 2
+
+
+def test_the_columns_of_a_picture_are_as_high_as_what_was_counted(db: sqlite3.Connection) -> None:
+    root = ET.fromstring(picture(told(db), Per.DAY, ReportBy.APP, UTC))
+    heights: dict[str, float] = {}
+    for rect in root.iter("{http://www.w3.org/2000/svg}rect"):
+        title = rect.find("{http://www.w3.org/2000/svg}title")
+        if title is not None and rect.get("fill") != "url(#gap)":
+            day = str(title.text).partition("  ")[0]
+            heights[day] = heights.get(day, 0.0) + float(str(rect.get("height")))
+    assert heights["Sat 2026-11-21"] / heights["Fri 2026-11-20"] == pytest.approx(7_100_120 / 9_320_000, rel=0.001)
+
+
+@pytest.mark.parametrize("per", [None, Per.DAY])
+def test_a_time_of_nothing_is_told_and_drawn(per: Per | None) -> None:
+    empty: list[tuple[Span, list[Usage]]] = [(day, []) for day in days()]
+    assert ET.fromstring(picture(empty, per, ReportBy.APP, UTC)) is not None
+    assert "together 0 B" in shown(by_span(empty, Per.DAY, UTC))
+    assert "nothing was counted in this time" in shown(by_heading(empty, ReportBy.APP, UTC))
+
+
+# --- however it is cut -------------------------------------------------------------------------------------------
+
+NOW_S = int(BEGIN.timestamp()) + 30 * 86400 + 437
+MOMENTS = st.integers(0, 450 * 1440).map(lambda minutes: NOW_S // 60 * 60 - minutes * 60)
+COUNTED = st.lists(st.tuples(MOMENTS, st.integers(0, 2), st.integers(1, 10**6)), min_size=1, max_size=30)
+
+
+@given(COUNTED, st.lists(MOMENTS, max_size=12), st.booleans(), st.sampled_from(ReportBy))
+def test_spans_without_a_hole_have_together_what_the_ledger_has(
+    counted: list[tuple[int, int, int]], edges: list[int], thinned: bool, by: ReportBy
+) -> None:
+    """At any minute, of any age, before and after minutes and quarters were let go."""
+    with tempfile.TemporaryDirectory() as folder, closing(connect(Path(folder))) as db:
+        db.execute("INSERT INTO link VALUES (1, 'wwan0')")
+        db.executemany("INSERT INTO app VALUES (?, ?)", [(1, "one"), (2, "two"), (3, "three")])
+        for begin_s, app, size in counted:
+            for table, step in (("minute", 60), ("quarter", 900)):
+                db.execute(
+                    f"INSERT INTO {table} VALUES (?, 1, 1, -1, 'app', ?, 0, ?, 0, 1, 0) ON CONFLICT DO UPDATE SET "
+                    "rx_bytes = rx_bytes + excluded.rx_bytes, rx_packets = rx_packets + 1",
+                    (begin_s // step * step, app + 1, size),
+                )
+        if thinned:
+            thin(db, NOW_S)
+        outer = (NOW_S - 500 * 86400, NOW_S + 86400)
+        instants = [datetime.fromtimestamp(at, UTC) for at in sorted({*edges, *outer})]
+        cut = [Span(begin, end) for begin, end in pairwise(instants)]
+        rows = list(usage(db, cut, by))
+        assert total(rows) == Counters(sum(size for *_, size in counted), 0, len(counted), 0)
+        assert all(min(row.counters.rx_bytes, row.counters.rx_packets) >= 0 for row in rows)
+        if not thinned:
+            for span in cut:
+                first, last = span.begin.timestamp(), span.end.timestamp()
+                exact = sum(size for at, _, size in counted if first <= at < last)
+                assert total([row for row in rows if row.span == span]).rx_bytes == exact
+
+
+@given(st.sampled_from(CALENDAR), st.sampled_from(ZONES), st.integers(0, 3 * 365), st.integers(0, 9000))
+def test_each_day_has_what_its_clock_says(per: Per, zone: ZoneInfo, day: int, minute: int) -> None:
+    """Where clocks change, where zones are half an hour off, in leap years: what moves is in the span of its time."""
+    begin = datetime(2027, 1, 1, tzinfo=UTC) + timedelta(days=day)
+    moved = begin + timedelta(minutes=minute // 15 * 15)
+    with tempfile.TemporaryDirectory() as folder, closing(connect(Path(folder))) as db:
+        db.execute("INSERT INTO link VALUES (1, 'wwan0')")
+        db.execute("INSERT INTO quarter VALUES (?, 1, 1, -1, 'kernel', 0, -1, 7, 0, 1, 0)", (int(moved.timestamp()),))
+        [row] = usage(db, list(spans(per, begin, begin + timedelta(days=8), zone)), ReportBy.APP)
+    local = moved.astimezone(zone)
+    if per is Per.DAY:
+        assert max(first_instant(local.date(), zone), begin) == row.span.begin
+    assert row.span.begin <= moved < row.span.end

@@ -69,13 +69,36 @@ def test_a_monthly_cycle_begins_on_its_day_or_the_months_last(day: int, moment: 
     assert begin.day == day or tomorrow.month != begin.month or zone.key == "Pacific/Apia"
 
 
-@given(st.sampled_from(Per), MOMENTS, st.integers(0, 5000), ZONES)
+@given(st.sampled_from([per for per in Per if per is not Per.CYCLE]), MOMENTS, st.integers(0, 5000), ZONES)
 def test_a_period_is_cut_without_a_hole_or_an_overlap(per: Per, since: datetime, hours: int, zone: ZoneInfo) -> None:
     until = since + timedelta(hours=hours)
     cut = list(spans(per, since, until, zone))
     assert sum((span.end - span.begin for span in cut), timedelta()) == until - since
     assert all(first.end == second.begin for first, second in pairwise(cut))
     assert all(span.seconds > 0 for span in cut)
+
+
+@given(
+    st.one_of(CYCLES, st.builds(Once, st.integers(1, 400), st.one_of(st.none(), st.dates(date(2009, 1, 1))))),
+    *(MOMENTS, st.integers(0, 20_000), ZONES),
+)
+def test_a_period_is_cut_into_cycles_and_what_lies_around_a_single_one(
+    cycle: Cycle, since: datetime, hours: int, zone: ZoneInfo
+) -> None:
+    until = since + timedelta(hours=hours)
+    cut = list(spans(Per.CYCLE, since, until, zone, cycle))
+    assert sum((span.end - span.begin for span in cut), timedelta()) == until - since
+    assert all(first.end == second.begin for first, second in pairwise(cut))
+    assert all(span.seconds > 0 for span in cut)
+    for span in cut:
+        whole = cycle_at(cycle, span.begin, zone)
+        assert whole is None or (span.begin, span.end) == (max(whole.begin, since), min(whole.end, until))
+
+
+def test_a_single_cycle_lies_between_what_came_before_and_after() -> None:
+    cut = list(spans(Per.CYCLE, utc("2026-11-01"), utc("2026-12-01"), UTC, Once(7, date(2026, 11, 20))))
+    assert [span.begin for span in cut] == [utc("2026-11-01"), utc("2026-11-20"), utc("2026-11-27")]
+    assert len(list(spans(Per.CYCLE, utc("2026-11-01"), utc("2026-12-01"), UTC, Once(7)))) == 1
 
 
 @given(MOMENTS, ZONES)
