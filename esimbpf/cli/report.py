@@ -7,8 +7,9 @@ import re
 import sqlite3
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Annotated, Final
@@ -21,10 +22,10 @@ from esimbpf.cli.options import Common, Links
 from esimbpf.errors import EsimbpfError, NoSuchLink, UsageError
 from esimbpf.ledger import plans
 from esimbpf.ledger.database import FILE_NAME, connect, said
-from esimbpf.ledger.fold import DAY_S, KEEP_QUARTERS_S, Folding
+from esimbpf.ledger.fold import DAY_S, KEEP_QUARTERS_S, Folding, note_downtime
 from esimbpf.ledger.query import ReportBy, Usage, bounds, grain_s, undone, usage
 from esimbpf.plan import Plan
-from esimbpf.spans import Per, Span, day_at, first_instant, local_zone, spans, zone_named
+from esimbpf.spans import Cycle, Once, Per, Span, day_at, first_instant, local_zone, spans, zone_named
 from esimbpf.text import printable
 from esimbpf.units import Units
 
@@ -79,7 +80,7 @@ def report(
     with open_ledger(context.obj) as db:
         _check_links(db, names)
         known, agreed = bounds(db), _plans_of(db, names)
-        cycle = plans.cycle_of(db, _only(agreed, names, list(plans.kept(db)))) if per is Per.CYCLE else None
+        cycle = _cycle(db, agreed, names) if per is Per.CYCLE else None
         zone = _zone_of(agreed)
         begin = _moment(since, now, zone) if since else _default_begin(now, zone, known, per)
         end = _moment(until, now, zone) if until else now
@@ -214,8 +215,9 @@ def _plans_of(db: sqlite3.Connection, names: tuple[str, ...]) -> list[Plan]:
     return [one for one in kept if one.target in targets]
 
 
-def _only(agreed: list[Plan], names: tuple[str, ...], kept: list[Plan]) -> Plan:
-    """The plan whose cycles are meant; UsageError if that cannot be known."""
+def _cycle(db: sqlite3.Connection, agreed: list[Plan], names: tuple[str, ...]) -> Cycle:
+    """The cycle of the plan that is meant; UsageError if that cannot be known, or it was never used."""
+    kept = list(plans.kept(db))
     if not kept:
         raise UsageError(
             "--per cycle needs a plan, and none is known",
@@ -232,7 +234,13 @@ def _only(agreed: list[Plan], names: tuple[str, ...], kept: list[Plan]) -> Plan:
             f"there are several plans: {', '.join(one.target for one in found)}",
             "name the link whose cycles are meant: esimbpf report LINK --per cycle",
         )
-    return found[0]
+    cycle = plans.cycle_of(db, found[0])
+    if isinstance(cycle, Once) and cycle.first is None:
+        raise UsageError(
+            f"the plan of {found[0].target} is not in use yet: its only cycle begins with its first use",
+            "see what was counted before: esimbpf report --per day",
+        )
+    return cycle
 
 
 def _zone_of(agreed: list[Plan]) -> tzinfo:
@@ -245,14 +253,18 @@ def _zone_of(agreed: list[Plan]) -> tzinfo:
 def open_ledger(common: Common) -> Iterator[sqlite3.Connection]:
     """The ledger, with what the kernel has counted and no daemon has folded yet, where this user may read that."""
     from esimbpf.attachment import attachment_of, reader_of
-    from esimbpf.kernel.pins import pinned_here
+    from esimbpf.kernel import pins
 
     path = common.state_dir / FILE_NAME
     # Whoever may not write it may not ask the kernel either.
-    engine = pinned_here() if os.access(path, os.W_OK) else None
-    with said(path), closing(connect(common.state_dir, read_only=engine is None)) as db:
+    may_write = os.access(path, os.W_OK)
+    engine = pins.pinned_here() if may_write else None
+    with said(path), closing(connect(common.state_dir, read_only=not may_write)) as db:
         if engine is None:
-            yield db
+            with undone(db) if may_write else nullcontext():
+                if may_write and not pins.place().exists() and not pins.foreign():
+                    note_downtime(db, time.time())
+                yield db
             return
         with engine, undone(db):
             namer = Namer(config.read(common.config).apps)

@@ -27,6 +27,7 @@ __all__ = [
     "QUARTER_S",
     "Attachment",
     "Folding",
+    "note_downtime",
     "thin",
 ]
 
@@ -288,6 +289,16 @@ _ADD: Final = """
         rx_packets = rx_packets + excluded.rx_packets,
         tx_packets = tx_packets + excluded.tx_packets
 """
+
+
+def note_downtime(db: sqlite3.Connection, now_s: float) -> None:
+    """Since the last folding nothing was counted, if nothing is attached any more."""
+    db.execute(
+        "INSERT OR REPLACE INTO gap (begin_s, end_s, link_id, cause) "
+        "SELECT DISTINCT folded_s, :now_s, link_id, 'down' FROM attachment JOIN folded_kind ON attachment_id = id "
+        "WHERE NOT followed AND folded_s < :now_s",
+        {"now_s": now_s},
+    )
 
 
 def thin(db: sqlite3.Connection, now_s: float) -> None:

@@ -39,6 +39,8 @@ Cut = Sequence[tuple[Span, Sequence[Usage]]]
 """The rows of each span, the spans without a hole."""
 
 _WIDE: Final = 100
+_NARROW: Final = 60
+"""Columns of a terminal below which a row has its total only, not what it is made of."""
 _MOST_DAYS: Final = 60
 _FEWEST_DAYS: Final = 7
 _NEGLIGIBLE_S: Final = 1.0
@@ -114,14 +116,15 @@ def by_heading(
     ]
     name_width = min(max([cell_len(heading.shown) for heading, _ in shown] + [8]), max(16, width // 4))
     bar = 12 if width >= _WIDE else 6
-    # What is left beside the name, three amounts, the share and its bar.
-    days = min(len(cut), _MOST_DAYS, width - name_width - 29 - 6 - bar - 1)
+    titles = ("total",) if width < _NARROW else (down, up, "total")
+    # What is left beside the name, the amounts, the share and its bar.
+    days = min(len(cut), _MOST_DAYS, width - name_width - 9 * len(titles) - 8 - bar)
     last = cut[-days:] if (len(cut) > 1 and days >= _FEWEST_DAYS) or days == len(cut) > 1 else ()
     table = _table(ascii_only)
     table.add_column(str(by), overflow="fold", min_width=8, max_width=name_width)
-    for title in (down, up, "total"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("share", no_wrap=True)
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True, overflow="crop")
+    table.add_column("share", no_wrap=True, overflow="crop")
     if last:
         table.add_column("by day" if len(last) == len(cut) else f"last {len(last)} days", no_wrap=True)
     by_day = [(headings(rows), _wholly_missing(span, rows)) for span, rows in last]
@@ -129,9 +132,7 @@ def by_heading(
         part = counters.total_bytes / total.total_bytes if total.total_bytes else 0.0
         cells = [
             Text(heading.shown, "" if heading.name else "italic"),
-            Text(bytes_text(counters.rx_bytes, units), "green"),
-            Text(bytes_text(counters.tx_bytes, units), "magenta"),
-            Text(bytes_text(counters.total_bytes, units), "bold"),
+            *_amounts(counters, units)[-len(titles) :],
             Text(f"{part:4.0%} ") + Text(_bar(part, bar, ascii_only), "cyan"),
         ]
         if last:
@@ -167,27 +168,26 @@ def by_span(
     """What each span has used, and who most of it; `top` names so many."""
     table = _table(ascii_only)
     down, up = ("down", "up") if ascii_only else ("↓", "↑")
-    table.add_column(per, no_wrap=True)
-    for title in (down, up, "total"):
-        table.add_column(title, justify="right", no_wrap=True)
-    bar, apart = (24, Text("  ")) if width >= _WIDE else (8, Text("\n"))
-    table.add_column("", no_wrap=True)
+    table.add_column(per, no_wrap=True, overflow="crop")
+    titles = ("total",) if width < _NARROW else (down, up, "total")
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True, overflow="crop")
+    bar, apart = (24, Text("  ")) if width >= _WIDE else (8 if width >= _NARROW else 2, Text("\n"))
+    table.add_column("", no_wrap=True, overflow="crop")
     table.add_column("most", overflow="fold")
     totals = [sum((row.counters for row in rows), NOTHING) for _, rows in cut]
     most = max((counters.total_bytes for counters in totals), default=0)
     for (span, rows), counters in zip(cut, totals, strict=True):
         unknown = not counters and _wholly_missing(span, rows)
-        amounts = (counters.rx_bytes, counters.tx_bytes, counters.total_bytes)
-        shown = ["-" if unknown else bytes_text(amount, units) for amount in amounts]
-        drawn = (_NOT_COUNTED if ascii_only else "░") * bar if unknown else ""
+        if unknown:
+            amounts, drawn = [Text("-")] * 3, Text((_NOT_COUNTED if ascii_only else "░") * bar, "yellow")
+        else:
+            amounts = _amounts(counters, units)
+            drawn = Text(_bar(counters.total_bytes / most if most else 0.0, bar, ascii_only), "cyan")
         table.add_row(
             Text(moment_text(span.begin, zone, per)),
-            Text(shown[0], "green"),
-            Text(shown[1], "magenta"),
-            Text(shown[2], "bold"),
-            Text(drawn, "yellow")
-            if unknown
-            else Text(_bar(counters.total_bytes / most if most else 0.0, bar, ascii_only), "cyan"),
+            *amounts[-len(titles) :],
+            drawn,
             apart.join(part for part in (_who(headings(rows), counters, top), *_gap_words(rows)) if part),
         )
     total = sum(totals, NOTHING)
@@ -198,6 +198,14 @@ def by_span(
 def _table(ascii_only: bool) -> Table:
     box = _ASCII_HEAD if ascii_only else SIMPLE_HEAD
     return Table(box=box, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+
+
+def _amounts(counters: Counters, units: Units) -> list[Text]:
+    return [
+        Text(bytes_text(counters.rx_bytes, units), "green"),
+        Text(bytes_text(counters.tx_bytes, units), "magenta"),
+        Text(bytes_text(counters.total_bytes, units), "bold"),
+    ]
 
 
 def _who(sums: Mapping[Heading, Counters], total: Counters, top: int | None) -> Text:
