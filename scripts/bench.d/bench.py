@@ -19,22 +19,33 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import history
 from rich.console import Console
 from rich.table import Table
 
+from esimbpf.attribution import Namer
 from esimbpf.kernel import libbpf
 from esimbpf.kernel.engine import Engine, header_bytes
 from esimbpf.kernel.mounts import cgroup2_root
 from esimbpf.kernel.netns import cookie, enter
+from esimbpf.kernel.pins import PINS_VARIABLE
 from esimbpf.kernel.programs import PROGRAMS, Hook
+from esimbpf.ledger.database import FILE_NAME, connect
+from esimbpf.ledger.fold import Attachment, Folding
+from esimbpf.ledger.query import ReportBy, usage
+from esimbpf.model import NOTHING, Counters, Process
+from esimbpf.snapshot import FIRST_PROCESS_SLOT, LinkReading, ReservedSlot, Snapshot
+from esimbpf.spans import Per, spans
 
 HERE = Path(__file__).parent
 STATS = Path("/proc/sys/kernel/bpf_stats_enabled")
 OURS, PEER = "10.79.0.1", "10.79.0.2"
 LINK = "wwan0"
+PARTS = ("start", "throughput", "crowds", "hooks", "ledger")
 ETHERNET = 1
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -339,6 +350,99 @@ class Bench:
                 share <= 0.03 and rss <= 60 if goal else None,
             )
 
+    # -- (f) -------------------------------------------------------------------
+
+    def ledger(self) -> None:
+        """A ledger of 30 days and 200 apps: time of a report, size of the file, cost of a fold, and how both grow."""
+        say("(f) the ledger")
+        # What is attached on this machine belongs to another ledger.
+        os.environ[PINS_VARIABLE] = str(self.folder / "pins")
+        everyday, crowded = ({days: self._ledger(days, worst) for days in (10, 20, 30)} for worst in (False, True))
+        for name, of_days in (("as apps are used", everyday), ("every app in every minute", crowded)):
+            self.figures[f"ledger_{name}"] = of_days
+            last = of_days[30]
+            self.report(
+                f"30 days, 200 apps, {name}: report --per day",
+                f"median {last['report_s']:.2f} s, most {last['most_s']:.2f} s",
+                "< 1 s",
+                last["most_s"] < 1,
+            )
+            self.report(
+                f"30 days, 200 apps, {name}: the file",
+                f"{last['size_mb']:.1f} MB: {last['minute_rows']:,} minutes, {last['quarter_rows']:,} quarter hours "
+                f"({last['row_bytes']:.0f} bytes a row)",
+            )
+            for what, unit in (("size_mb", "MB"), ("query_s", "s")):
+                ten, twenty, thirty = (of_days[days][what] for days in (10, 20, 30))
+                # Minutes are kept for a week: they are the same in all three.
+                ratio = (thirty - twenty) / (twenty - ten)
+                self.report(
+                    f"10, 20, 30 days, {name}: {'size' if unit == 'MB' else 'time of the sums'}",
+                    f"{ten:.3g}, {twenty:.3g}, {thirty:.3g} {unit}: the last ten take {ratio:.2f} of the ten before",
+                    "0.5 to 1.5",
+                    0.5 <= ratio <= 1.5,
+                )
+        for active in (200, 10_000):
+            times = self._folds(active)
+            self.figures[f"fold_{active}_s"] = times
+            self.report(
+                f"one fold with {active:,} processes that have moved something",
+                f"median {statistics.median(times) * 1000:.1f} ms, most {max(times) * 1000:.1f} ms",
+            )
+
+    def _ledger(self, days: int, crowded: bool) -> dict[str, float]:
+        folder = self.folder / f"ledger-{days}-{crowded}"
+        with contextlib.closing(connect(folder)) as db:
+            history.fill(db, days, 200, time.time(), crowded)
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            rows = {name: db.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in ("minute", "quarter")}
+            now = datetime.now(UTC)
+            cut = list(spans(Per.DAY, now - timedelta(days=days), now, UTC))
+            queries = []
+            for _ in range(3 if self.quick else 7):
+                begun = time.monotonic()
+                assert sum(1 for _ in usage(db, cut, ReportBy.APP))
+                queries.append(time.monotonic() - begun)
+        times = []
+        words = [sys.executable, "-m", "esimbpf", "--state-dir", str(folder), "report", "--per", "day"]
+        for _ in range(4 if self.quick else 10):
+            begun = time.monotonic()
+            self.run(*words)
+            times.append(time.monotonic() - begun)
+        size = (folder / FILE_NAME).stat().st_size
+        shutil.rmtree(folder)
+        return {
+            "report_s": statistics.median(times),
+            "most_s": max(times),
+            "query_s": min(queries),
+            "size_mb": size / 1e6,
+            "row_bytes": size / sum(rows.values()),
+            "minute_rows": rows["minute"],
+            "quarter_rows": rows["quarter"],
+        }
+
+    def _folds(self, active: int) -> list[float]:
+        """Seconds of taking and committing snapshots in which so many processes, of 200 apps, have moved something."""
+        processes = {
+            FIRST_PROCESS_SLOT + number: Process(
+                *(number, number, 1000, f"app-{number % 200}", f"/usr/bin/app-{number % 200}", (), "/")
+            )
+            for number in range(active)
+        }
+        reserved = dict.fromkeys(ReservedSlot, NOTHING)
+        moved = dict.fromkeys(processes, Counters(0, 1200, 0, 1))
+        times = []
+        with contextlib.closing(connect(self.folder / f"folds-{active}")) as db:
+            folding = Folding(db, Attachment("bench", "bench", 1.8e9, 0, 0, (LINK,), True), Namer())
+            for number in range(1, 5 if self.quick else 15):
+                ns = number * 10 * 10**9
+                snapshot = Snapshot(ns, ns, ns + 18 * 10**17, (LinkReading(reserved, moved),), processes, ())
+                begun = time.monotonic()
+                folding.take(snapshot)
+                folding.commit()
+                times.append(time.monotonic() - begun)
+        return times
+
 
 def _run_statistics(program: int) -> tuple[int, int]:
     fields = dict(
@@ -361,9 +465,9 @@ def _status_mb(pid: int, field: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: about two minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: about four minutes")
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
-    parser.add_argument("--only", choices=("hooks", "throughput", "start", "crowds"), help="one part")
+    parser.add_argument("--only", choices=PARTS, help="one part")
     options = parser.parse_args()
     if os.geteuid():
         sys.exit("scripts/bench: needs root\n  run: sudo scripts/bench")
@@ -374,12 +478,12 @@ def main() -> None:
         output = open(options.json, "w") if options.json else contextlib.nullcontext()  # noqa: SIM115
     except OSError as error:
         sys.exit(f"scripts/bench: cannot write {options.json}: {error.strerror}\n  name a file that can be written")
-    say(f"about {'two' if options.quick else 'six'} minutes, on a machine that should be idle")
+    say(f"about {'four' if options.quick else 'eight'} minutes, on a machine that should be idle")
     try:
         with output as file, tempfile.TemporaryDirectory() as folder:
             bench = Bench(options.quick, Path(folder))
-            with bench.lab():
-                for part in ("start", "throughput", "crowds", "hooks"):
+            with bench.lab() if options.only != "ledger" else contextlib.nullcontext():
+                for part in PARTS:
                     if options.only in (None, part):
                         getattr(bench, part)()
             table = Table("figure", "value", "target", "", box=None, pad_edge=False)
