@@ -18,7 +18,7 @@ import typer
 
 from esimbpf import config
 from esimbpf.attribution import Namer
-from esimbpf.cli.options import Common, Links
+from esimbpf.cli.options import Common
 from esimbpf.errors import EsimbpfError, NoSuchLink, UsageError
 from esimbpf.ledger import plans
 from esimbpf.ledger.database import FILE_NAME, connect, said
@@ -38,7 +38,9 @@ _AGO_HOURS: Final = {"h": 1, "d": 24, "w": 168}
 
 def report(
     context: typer.Context,
-    links: Links = None,
+    links: Annotated[
+        list[str] | None, typer.Argument(metavar="LINK", help="Only of these.", show_default="all that were counted")
+    ] = None,
     per: Annotated[
         Per | None,
         typer.Option(
