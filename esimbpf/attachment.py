@@ -17,13 +17,14 @@ from esimbpf.kernel.engine import Engine
 from esimbpf.kernel.links import FoundLink
 from esimbpf.kernel.netns import cookie
 from esimbpf.kernel.pins import About, PinnedEngine
-from esimbpf.kernel.reader import Reader, wait_for_packets_under_way
+from esimbpf.kernel.reader import wait_for_packets_under_way
 from esimbpf.ledger.database import FILE_NAME, connect, said, transaction
-from esimbpf.ledger.fold import Attachment, Folding
+from esimbpf.ledger.fold import Folding
+from esimbpf.pinned import attachment_of, reader_of
 from esimbpf.session import attach_all
 from esimbpf.text import printable
 
-__all__ = ["attachment_of", "detach", "keep_attached", "keeping_the_ledger", "open_attached", "reader_of", "replace"]
+__all__ = ["detach", "keep_attached", "keeping_the_ledger", "open_attached", "replace"]
 
 _DISCARD: Final = "esimbpf detach --discard"
 
@@ -176,21 +177,3 @@ def _same_namespace(about: About) -> None:
         raise CannotError(
             "what is attached counts in another network namespace", "take it off there first: esimbpf detach"
         )
-
-
-def reader_of(engine: PinnedEngine, owns_slots: bool) -> Reader:
-    """A reader of all links that are counted."""
-    return Reader(engine, len(engine.about.links), owns_slots)
-
-
-def attachment_of(about: About) -> Attachment:
-    """What the ledger wants to know of what is attached."""
-    return Attachment(
-        about.attach_id,
-        about.boot_id,
-        about.started_wall_ns / 1e9,
-        about.started_boottime_ns,
-        about.started_awake_ns,
-        about.links,
-        about.sees_all,
-    )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from esimbpf.apps import Rule
-from esimbpf.attachment import attachment_of, keep_attached, keeping_the_ledger, open_attached, reader_of
+from esimbpf.attachment import keep_attached, keeping_the_ledger, open_attached
 from esimbpf.attribution import Namer
 from esimbpf.errors import EsimbpfError, LedgerError, NoSuchLink
 from esimbpf.journal import log, notify
@@ -22,6 +22,7 @@ from esimbpf.kernel.pins import About, PinnedEngine
 from esimbpf.ledger.database import FILE_NAME, connect, said
 from esimbpf.ledger.fold import Folding, thin
 from esimbpf.pace import Pace
+from esimbpf.pinned import attachment_of, reader_of
 from esimbpf.text import printable
 
 __all__ = ["Daemon"]

@@ -254,8 +254,8 @@ def _zone_of(agreed: list[Plan]) -> tzinfo:
 @contextmanager
 def open_ledger(common: Common) -> Iterator[sqlite3.Connection]:
     """The ledger, with what the kernel has counted and no daemon has folded yet, where this user may read that."""
-    from esimbpf.attachment import attachment_of, reader_of
     from esimbpf.kernel import pins
+    from esimbpf.pinned import attachment_of, reader_of
 
     path = common.state_dir / FILE_NAME
     # Whoever may not write it may not ask the kernel either.

@@ -77,7 +77,7 @@ def _uses(common: Common, session: Session) -> tuple[Mapping[str, LinkUse], str]
 
 def _read_ledger(common: Common, session: Session, about: About) -> tuple[Mapping[str, LinkUse], str]:
     """Exactly what was used when the run begins; nobody can fold anything meanwhile. Raises LedgerError."""
-    from esimbpf.attachment import attachment_of
+    from esimbpf.pinned import attachment_of
 
     path = common.state_dir / FILE_NAME
     if not path.exists():

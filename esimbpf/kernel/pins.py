@@ -30,7 +30,6 @@ from esimbpf.errors import CannotError, EsimbpfError, KernelLacks, NoSuchLink, N
 from esimbpf.exclusive import Held, exclusive
 from esimbpf.kernel import abi, libbpf
 from esimbpf.kernel.engine import Engine, Lost, header_bytes
-from esimbpf.kernel.links import FoundLink
 from esimbpf.kernel.mounts import cgroup2_root, mount_points
 from esimbpf.kernel.netns import cookie
 from esimbpf.kernel.programs import PROGRAMS, Hook, Program
@@ -39,6 +38,7 @@ from esimbpf.text import printable
 
 if TYPE_CHECKING:
     from esimbpf.kernel.clsact import Filter
+    from esimbpf.kernel.links import FoundLink
 
 __all__ = [
     "PINS_VARIABLE",
