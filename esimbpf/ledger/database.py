@@ -99,8 +99,9 @@ CREATE TABLE day (
     PRIMARY KEY (begin_s, link_id, profile_id, roaming, kind, app_id, uid)
 ) STRICT, WITHOUT ROWID;
 
--- Times in which nothing was counted ('down'), or in which it was, while the machine was awake, and nobody looked
--- ('unread'): then what was counted stands in the minute of its end.
+-- Times in which nothing was counted: 'down', or 'off' where the machine was off for most of the time. And those in
+-- which it was counted, while the machine was awake, and nobody looked ('unread'): then what was counted stands in the
+-- minute of its end.
 CREATE TABLE gap (
     begin_s REAL NOT NULL,
     end_s REAL NOT NULL,

@@ -163,12 +163,18 @@ class Folding:
 
     def _note_downtime(self, attachment: Attachment) -> None:
         """Nothing was counted from the last folding of whatever was attached before until now."""
-        (before,) = self._db.execute("SELECT max(folded_s) FROM attachment").fetchone()
-        if before is not None and before < attachment.started_wall_s:
-            self._db.executemany(
-                "INSERT OR REPLACE INTO gap (begin_s, end_s, link_id, cause) VALUES (?, ?, ?, 'down')",
-                [(before, attachment.started_wall_s, link) for link in self._links],
-            )
+        before = self._db.execute("SELECT folded_s, boot_id FROM attachment ORDER BY folded_s DESC LIMIT 1").fetchone()
+        if before is None:
+            return
+        since_s, boot_id = before
+        booted_s = attachment.started_wall_s - attachment.started_boottime_ns / 1e9
+        # When it went off is not known; that it was, is.
+        off_until_s = max(since_s, booted_s) if boot_id != attachment.boot_id else since_s
+        gaps = (("off", since_s, off_until_s), ("down", off_until_s, attachment.started_wall_s))
+        self._db.executemany(
+            "INSERT OR REPLACE INTO gap (begin_s, end_s, link_id, cause) VALUES (?, ?, ?, ?)",
+            [(begin, end, link, cause) for cause, begin, end in gaps if begin < end for link in self._links],
+        )
 
     def _standing(self, link: int) -> Standing:
         kinds = {

@@ -53,7 +53,8 @@ def judged(db: sqlite3.Connection, plan: Plan, now: datetime) -> Assessment:
         mine = [row for row in rows if row.span == day]
         # The day on which counting began is not whole.
         unknown_s = max(0.0, (known.begin - day.begin).total_seconds()) if known else 0.0
-        gap_s = max((row.gap_s for row in mine), default=0.0) + unknown_s
+        # A machine that is off uses nothing.
+        gap_s = max((row.gap_s - row.off_s for row in mine), default=0.0) + unknown_s
         days.append(DayUse(day, sum(row.counters.total_bytes for row in mine), gap_s))
     by_app: dict[str, int] = {}
     for row in usage(db, [cycle], ReportBy.APP):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -45,6 +45,8 @@ class Usage:
     """Seconds of the span in which the link was not counted: what it moved then is missing."""
     unread_s: float = 0.0
     """Seconds in which it was counted, and nobody looked: what it moved then stands at their end."""
+    off_s: float = 0.0
+    """Of gap_s, those before the machine was started again: it was off for most of them."""
 
 
 _PROCESSES: Final = Kind.APP.value
@@ -91,31 +93,34 @@ def usage(db: sqlite3.Connection, cut: Sequence[Span], by: ReportBy, links: Sequ
                 heading = tuple(key)
                 counters = Counters(rx_bytes, tx_bytes, rx_packets, tx_packets)
                 sums[heading] = sums[heading] + counters if heading in sums else counters
-        missing = {cause: _seconds(gaps, cause, begin_s, end_s) for cause in ("down", "unread")}
+        missing = {cause: _seconds(gaps, cause, begin_s, end_s) for cause in ("down", "unread", "off")}
         rows = []
         for (number, kind, roaming, link_id, profile_id), counters in sums.items():
             link = names.links[link_id]
             if counters and (not links or link in links):
                 name, profile = names.of(number, kind, link_id, profile_id), names.profiles[profile_id]
                 shown = str(by) if kind == _PROCESSES else kind
-                told = (missing["down"].get(link_id, 0.0), missing["unread"].get(link_id, 0.0))
-                rows.append(
-                    Usage(span, link, profile, None if roaming < 0 else bool(roaming), shown, name, counters, *told)
-                )
+                home = None if roaming < 0 else bool(roaming)
+                rows.append(Usage(span, link, profile, home, shown, name, counters, *_told(missing, link_id)))
         rows.sort(key=lambda row: (-row.counters.total_bytes, row.name, row.kind, row.link))
         yield from rows
         counted = {row.link for row in rows}
-        for link_id in sorted(missing["down"].keys() | missing["unread"].keys()):
+        for link_id in sorted({link_id for of_cause in missing.values() for link_id in of_cause}):
             link = names.links[link_id]
             if link not in counted and (not links or link in links):
                 kind, name = {ReportBy.LINK: ("link", link), ReportBy.PROFILE: ("profile", _UNKNOWN)}.get(
                     by, (Kind.UNATTRIBUTED.value, "")
                 )
-                told = (missing["down"].get(link_id, 0.0), missing["unread"].get(link_id, 0.0))
-                yield Usage(span, link, _UNKNOWN, None, kind, name, NOTHING, *told)
+                yield Usage(span, link, _UNKNOWN, None, kind, name, NOTHING, *_told(missing, link_id))
 
 
 _UNKNOWN: Final = "unknown"
+
+
+def _told(missing: Mapping[str, Mapping[int, float]], link_id: int) -> tuple[float, float, float]:
+    """A link's gap_s, unread_s and off_s."""
+    down, unread, off = (missing[cause].get(link_id, 0.0) for cause in ("down", "unread", "off"))
+    return down + off, unread, off
 
 
 class _Names:

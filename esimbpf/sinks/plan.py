@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Final, Literal
 from zoneinfo import ZoneInfo
@@ -12,7 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from esimbpf.plan import Assessment, Plan, cycle_text
+from esimbpf.plan import Assessment, Plan
+from esimbpf.spans import Cycle, EveryDays, Monthly, Once
 from esimbpf.units import Units, bytes_text
 
 __all__ = ["plan_fields", "plan_lines", "plan_screen"]
@@ -26,12 +27,10 @@ _ONE_LINE: Final = 120
 
 def plan_screen(plan: Plan, told: Assessment, units: Units = Units.SI, ascii_only: bool = False) -> RenderableType:
     """Used, remaining, will it last, what is safe today, what it costs, and who is to blame."""
-    target = plan.target.partition(":")[2]
+    target, zone = plan.target.partition(":")[2], ZoneInfo(plan.zone)
     if told.cycle is None:
-        return Text(
-            f"{target}: {plan.allowance}, not in use: its cycle ({cycle_text(plan.cycle)}) has not begun, or is over"
-        )
-    zone = ZoneInfo(plan.zone)
+        why = f"over since {_day(told.ended, zone)}" if told.ended else "it begins with the first use"
+        return Text.assemble((f"{target}  {plan.allowance} {_cycle_words(plan.cycle)}", "bold cyan"), f": {why}")
     lines = Table.grid(padding=(0, 2, 0, 0))
     lines.add_column(no_wrap=True)
     lines.add_column(overflow="fold")
@@ -45,15 +44,21 @@ def plan_screen(plan: Plan, told: Assessment, units: Units = Units.SI, ascii_onl
         lines.add_row(
             "remaining", Text(f"{bytes_text(told.remaining_bytes, units)} for {told.days_left:.1f} days", "bold")
         )
+        if told.warnings:
+            lines.add_row("warning", Text(f"{told.warnings[-1]} % of it is reached", style))
     lines.add_row("will it last", _forecast(told, zone, units))
     lines.add_row(
         "safe today",
-        f"{bytes_text(told.safe_today_bytes, units)} more (today: {bytes_text(told.used_today_bytes, units)})",
+        f"{bytes_text(told.safe_today_bytes, units)} more ({bytes_text(told.used_today_bytes, units)} used today)",
     )
+    if plan.at_end == "billed":
+        price = f"{plan.price} {plan.currency} for each {bytes_text(plan.price_per)} beyond the allowance"
+        lines.add_row("cost so far", f"{_cost(plan, told)} ({price})")
     if told.pace is not None:
         faster = "faster" if told.pace > 1 else "slower"
         lines.add_row("pace", f"{told.pace:.2f} times the plan's: {faster} than the days pass")
-    lines.add_row("cycle", f"{_day(told.cycle.begin, zone)} to {_day(told.cycle.end, zone)} ({plan.zone})")
+    last = told.cycle.end - timedelta(seconds=1)
+    lines.add_row("cycle", f"{_day(told.cycle.begin, zone)} to {_day(last, zone)} ({plan.zone})")
     if told.rolled_over_bytes:
         lines.add_row("rolled over", f"{bytes_text(told.rolled_over_bytes, units)} of the cycle before, in the above")
     if told.blame:
@@ -64,7 +69,17 @@ def plan_screen(plan: Plan, told: Assessment, units: Units = Units.SI, ascii_onl
             "gaps",
             Text(f"{told.gap_s / 3600:.1f} h of the cycle were not counted: what was used then is missing", "yellow"),
         )
-    return Group(Text(f"{target}  {plan.allowance} {cycle_text(plan.cycle)}", "bold cyan"), lines)
+    return Group(Text(f"{target}  {plan.allowance} {_cycle_words(plan.cycle)}", "bold cyan"), lines)
+
+
+def _cycle_words(cycle: Cycle) -> str:
+    match cycle:
+        case Monthly(day):
+            return f"a month, from day {day}"
+        case EveryDays(days, first):
+            return f"every {days} days from {first}"
+        case Once(days, first):
+            return f"once for {days} days" + (f" from {first}" if first else "")
 
 
 def plan_lines(
@@ -140,24 +155,27 @@ def _forecast(told: Assessment, zone: ZoneInfo, units: Units) -> Text:
     if outlook == "too early":
         return Text(f"too early to say: {told.days_known} whole days are known, and it takes 3", "dim")
     basis = (
-        f" (as the median of the last {told.days_known} days: {bytes_text(told.typical_day_bytes, units)} a day)"
+        f" if days stay as the median of the last {told.days_known}: {bytes_text(told.typical_day_bytes, units)}"
         if told.typical_day_bytes is not None
         else ""
     )
     if outlook == "used up":
-        return Text("no: it is used up", "bold red")
+        return Text("no, it is used up", "bold red")
     if told.runs_out:
-        return Text.assemble((f"no: it runs out on {_day(told.runs_out, zone)}", "bold red"), basis)
+        return Text.assemble((f"no, it runs out on {_day(told.runs_out, zone)}", "bold red"), basis)
     return Text.assemble(("yes", "bold green"), basis)
 
 
 def _end(plan: Plan, told: Assessment) -> str:
     if plan.at_end == "billed":
-        price = told.cost.quantize(Decimal("0.01"), rounding=ROUND_HALF_UP)
-        return f"costs {price} {plan.currency} so far".replace("  ", " ")
+        return f"costs {_cost(plan, told)} so far"
     if plan.at_end == "throttled":
         return f"throttled to {plan.rate}" if plan.rate else "throttled"
     return "the carrier cuts it off"
+
+
+def _cost(plan: Plan, told: Assessment) -> str:
+    return f"{told.cost.quantize(Decimal('0.01'), rounding=ROUND_HALF_UP)} {plan.currency}".rstrip()
 
 
 def _bar(part: float, ascii_only: bool, width: int = _BAR) -> str:
