@@ -15,7 +15,7 @@ from esimbpf.apps import Rule
 from esimbpf.attachment import keep_attached, keeping_the_ledger, open_attached
 from esimbpf.attribution import Namer
 from esimbpf.errors import EsimbpfError, LedgerError, NoSuchLink
-from esimbpf.journal import log, notify
+from esimbpf.journal import log, notify, notify_reloading
 from esimbpf.kernel import pins
 from esimbpf.kernel.links import FoundLink, LinkMonitor, cellular_links, choose, list_links
 from esimbpf.kernel.pins import About, PinnedEngine
@@ -69,8 +69,7 @@ class Daemon:
         ending = (signal.SIGINT, signal.SIGTERM)
         with Pace(fold_every_s, end_on=ending, wake_on=(signal.SIGHUP,)) as pace:
             self._fold()
-            links = ", ".join(map(printable, self._engine.about.links)) or "nothing yet"
-            log(f"counting {links}, folding into {printable(str(self._state_dir / FILE_NAME))}")
+            log(f"counting {self._counted()}, folding into {printable(str(self._state_dir / FILE_NAME))}")
             print("ready", file=sys.stderr, flush=True)
             notify("READY=1")
             while not pace.ended:
@@ -89,7 +88,7 @@ class Daemon:
         log(f"ended by {pace.ended.name if pace.ended else 'nothing'}; what is attached goes on counting")
 
     def _reload(self) -> None:
-        notify("RELOADING=1")
+        notify_reloading()
         try:
             self._namer = Namer(self._rules())
             if self._book:
@@ -192,6 +191,12 @@ class Daemon:
             if self._trouble:
                 log("the ledger can be written again; nothing is missing")
             self._trouble = ""
+        written = f"not written down: {self._trouble}" if self._trouble else f"folded at {time.strftime('%T')}"
+        notify("WATCHDOG=1", f"STATUS=counting {self._counted()}; {written}")
+
+    def _counted(self) -> str:
+        """The links that are counted, in words."""
+        return ", ".join(map(printable, self._engine.about.links)) or "nothing yet"
 
     def _close_book(self) -> None:
         if self._book:

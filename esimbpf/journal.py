@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from contextlib import suppress
 from datetime import datetime
 from typing import Final, Literal
 
-__all__ = ["log", "notify"]
+__all__ = ["log", "notify", "notify_reloading"]
 
 # sd-daemon(3): a priority in angle brackets before a line on stderr.
 _PRIORITIES: Final = {"info": "<6>", "warning": "<4>", "error": "<3>"}
@@ -26,11 +27,16 @@ def log(message: str, level: Literal["info", "warning", "error"] = "info") -> No
         print(line, file=sys.stderr, flush=True)
 
 
-def notify(state: str) -> None:
-    """Tell the service manager, if there is one that wants to know (sd_notify(3)): `READY=1`, `STOPPING=1`, …"""
+def notify(*states: str) -> None:
+    """Tell the service manager, if there is one that wants to know (sd_notify(3)): `READY=1`, `STATUS=…`, …"""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         sock.connect("\0" + address[1:] if address.startswith("@") else address)
-        sock.send(state.encode())
+        sock.send("\n".join(states).encode())
+
+
+def notify_reloading() -> None:
+    """Tell it that the configuration is being read anew, and since when; `READY=1` is to follow."""
+    notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")

@@ -155,12 +155,13 @@ def test_the_command_is_the_clis_entry() -> None:
     assert callable(script.load())
 
 
-def test_the_package_ships_its_compiled_programs_and_each_schema() -> None:
+def test_the_package_ships_its_compiled_programs_its_unit_and_each_schema() -> None:
     package = importlib.resources.files("esimbpf")
     elf = package.joinpath("kernel", "esimbpf.bpf.o").read_bytes()
     assert elf.startswith(b"\x7fELF")
     assert int.from_bytes(elf[18:20], sys.byteorder) == 247  # EM_BPF (linux/elf-em.h), in this machine's byte order
     assert package.joinpath("sinks", "jsonlines.schema.json").is_file()
+    assert package.joinpath("service", "esimbpf.service").is_file()
 
 
 def test_the_compiled_programs_keep_their_types_and_tell_nothing_of_their_builder() -> None:
