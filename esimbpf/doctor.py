@@ -5,8 +5,9 @@ The ids are stable, so that programs may look for them:
     kernel architecture lockdown jit btf memlock user-namespace pid-namespace
     capability.bpf capability.perfmon capability.net_admin capability.sys_admin capability.sys_ptrace
     libbpf object bcc
-    cgroup2 cgroup2.scope cgroup2.programs bpffs
+    cgroup2 cgroup2.scope cgroup2.programs
     program-types map-types helpers program.NAME (of kernel/programs.py) tc
+    bpffs pins daemon ledger service
     links link.LINK link.LINK.xdp link.LINK.tcx link.LINK.filters
     self-test
 """
@@ -19,7 +20,7 @@ from enum import StrEnum
 from typing import Final
 
 from esimbpf.kernel.programs import PROGRAMS, Program
-from esimbpf.machine import AttachedProgram, LinkFact, Machine, ProgramFact
+from esimbpf.machine import AttachedProgram, Lasting, LinkFact, Machine, ProgramFact, Service
 from esimbpf.model import NOTHING
 
 __all__ = ["TESTED_FROM", "Finding", "State", "can_count", "diagnose", "worth_testing"]
@@ -77,6 +78,7 @@ def diagnose(machine: Machine) -> tuple[Finding, ...]:
         *_software(machine),
         *_file_systems(machine),
         *_programs(machine),
+        *_lasting(machine),
         *_links(machine),
         _self_test(machine),
     )
@@ -335,7 +337,6 @@ def _file_systems(machine: Machine) -> Iterator[Finding]:
         yield Finding("cgroup2", group, "cgroup v2", State.WORKS, cgroups.root + beside)
         yield _scope(machine)
         yield _cgroup_programs(machine)
-    yield _bpffs(machine)
 
 
 def _scope(machine: Machine) -> Finding:
@@ -381,21 +382,6 @@ def _unseen(machine: Machine) -> str:
     if not machine.library.version:
         return "it takes libbpf to see"
     return "the kernel does not tell" if machine.rights.may_load else "it takes root to see"
-
-
-def _bpffs(machine: Machine) -> Finding:
-    needed = "needed only for counting that outlives a command"
-    if machine.bpffs:
-        return Finding("bpffs", "file systems", "bpffs", State.WORKS, f"{machine.bpffs[0]}; {needed}")
-    return Finding(
-        "bpffs",
-        "file systems",
-        "bpffs",
-        State.LOST,
-        "not mounted" if machine.bpffs_known else "the kernel does not know it",
-        "counting that outlives a command; nothing else",
-        "mount -t bpf bpf /sys/fs/bpf" if machine.bpffs_known else "use a kernel with CONFIG_BPF_SYSCALL=y",
-    )
 
 
 # -- programs ----------------------------------------------------------------------------
@@ -503,6 +489,99 @@ def _tc(machine: Machine) -> Finding:
     loaded = any(fact.loaded for fact in machine.programs)
     reason = "no network namespace can be made for it" if loaded else _why_not_tried(machine)
     return Finding("tc", "programs", "place on a link", State.UNKNOWN, f"not tried: {reason}")
+
+
+# -- counting that outlives a command ----------------------------------------------------
+
+_LASTING: Final = "outliving a command"
+
+
+def _lasting(machine: Machine) -> Iterator[Finding]:
+    yield _bpffs(machine)
+    yield _pins(machine.lasting)
+    yield _daemon(machine.lasting)
+    yield _ledger(machine.lasting)
+    yield _service(machine.lasting)
+
+
+def _bpffs(machine: Machine) -> Finding:
+    lost = "counting that outlives a command; nothing else"
+    if not machine.bpffs_known:
+        remedy = "use a kernel with CONFIG_BPF_SYSCALL=y"
+        return Finding("bpffs", _LASTING, "bpffs", State.LOST, "the kernel does not know it", lost, remedy)
+    if machine.bpffs and machine.bpffs_read_only:
+        remedy = "mount -o remount,rw /sys/fs/bpf"
+        return Finding("bpffs", _LASTING, "bpffs", State.LOST, "/sys/fs/bpf is read-only", lost, remedy)
+    if machine.bpffs:
+        return Finding("bpffs", _LASTING, "bpffs", State.WORKS, "/sys/fs/bpf")
+    if "CAP_SYS_ADMIN" in machine.rights.capabilities:
+        return Finding("bpffs", _LASTING, "bpffs", State.WORKS, "not mounted; attach and daemon mount it")
+    remedy = "mount -t bpf bpf /sys/fs/bpf, as root"
+    return Finding("bpffs", _LASTING, "bpffs", State.LOST, "not mounted", lost, remedy)
+
+
+def _pins(lasting: Lasting) -> Finding:
+    identity, title = "pins", "attached for good"
+    if lasting.strangers:
+        return Finding(
+            identity,
+            _LASTING,
+            title,
+            State.LOST,
+            f"by another version of esimbpf: {', '.join(lasting.strangers)}",
+            "attach and daemon refuse as long as it is there",
+            "take it off with that version's `esimbpf detach`, or: esimbpf attach --replace",
+        )
+    if lasting.pinned is None:
+        return Finding(identity, _LASTING, title, State.UNKNOWN, "it takes root to see")
+    if not lasting.pinned:
+        return Finding(identity, _LASTING, title, State.WORKS, "nothing; esimbpf attach does it")
+    shown = f"{', '.join(lasting.pinned_links)}, by esimbpf {lasting.pinned_version}"
+    if lasting.elsewhere:
+        return Finding(
+            identity,
+            _LASTING,
+            title,
+            State.LOST,
+            f"in another network namespace: {shown}",
+            "attach and daemon refuse in this one",
+            "take it off there first: esimbpf detach",
+        )
+    return Finding(identity, _LASTING, title, State.WORKS, shown)
+
+
+def _daemon(lasting: Lasting) -> Finding:
+    if lasting.daemon is None:
+        shown = "none runs: what is counted is not written down"
+    else:
+        shown = f"pid {lasting.daemon}" if lasting.daemon else "runs, in another pid namespace"
+    return Finding("daemon", _LASTING, "daemon", State.WORKS, shown)
+
+
+def _ledger(lasting: Lasting) -> Finding:
+    if lasting.ledger_hidden:
+        return Finding("ledger", _LASTING, "ledger", State.UNKNOWN, "it takes root to see")
+    if lasting.ledger_error:
+        message, hint = lasting.ledger_error
+        lost = "the history: the daemon does not start, reports cannot be had"
+        return Finding("ledger", _LASTING, "ledger", State.LOST, message, lost, hint)
+    if lasting.ledger_bytes is None:
+        return Finding("ledger", _LASTING, "ledger", State.WORKS, f"none yet in {lasting.state_dir}")
+    size = f"{lasting.ledger_bytes / 1e6:.1f} MB"
+    return Finding("ledger", _LASTING, "ledger", State.WORKS, f"{size} in {lasting.state_dir}")
+
+
+def _service(lasting: Lasting) -> Finding:
+    match lasting.service:
+        case Service(unit="", systemd=True):
+            shown = "not installed; scripts/setup --service does it"
+        case Service(unit=""):
+            shown = "none: systemd does not run here"
+        case Service(enabled=True):
+            shown = f"{lasting.service.unit}, starts with the machine"
+        case _:
+            shown = f"{lasting.service.unit}; for each start of the machine: systemctl enable --now esimbpf"
+    return Finding("service", _LASTING, "service", State.WORKS, shown)
 
 
 # -- links -------------------------------------------------------------------------------

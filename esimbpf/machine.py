@@ -16,6 +16,7 @@ __all__ = [
     "Cgroups",
     "Filter",
     "Kernel",
+    "Lasting",
     "LibraryFact",
     "LinkFact",
     "Machine",
@@ -23,6 +24,7 @@ __all__ = [
     "ProgramFact",
     "Rights",
     "SelfTest",
+    "Service",
     "suffices",
 ]
 
@@ -198,6 +200,42 @@ class SelfTest:
 
 
 @dataclass(frozen=True, slots=True)
+class Service:
+    """What systemd has of us."""
+
+    systemd: bool
+    """Whether systemd runs here."""
+    unit: str = ""
+    """The unit's file; empty if it is not installed."""
+    enabled: bool = False
+    """Whether it starts with the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """Counting that outlives a command: what there is of it, and of what keeps its history."""
+
+    pinned: bool | None
+    """Whether this version's programs are attached for good; None if that may not be seen."""
+    pinned_version: str = ""
+    pinned_links: tuple[str, ...] = ()
+    elsewhere: bool = False
+    """Whether they count in another network namespace."""
+    strangers: tuple[str, ...] = ()
+    """Pins of other versions."""
+    state_dir: str = ""
+    daemon: int | None = None
+    """The pid of the daemon that keeps the ledger there; 0 if it has none here, None if no daemon runs."""
+    ledger_bytes: int | None = None
+    """The ledger's size; None if there is no ledger."""
+    ledger_error: tuple[str, str] | None = None
+    """Why it cannot be read: message and hint."""
+    ledger_hidden: bool = False
+    """Whether it may not be read."""
+    service: Service = Service(False)
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """All facts."""
 
@@ -209,10 +247,13 @@ class Machine:
     object: ObjectFact
     bcc: BccFact
     cgroups: Cgroups
-    bpffs: tuple[str, ...]
-    """Where it is mounted."""
+    bpffs: bool
+    """Whether it is mounted where it belongs, at /sys/fs/bpf."""
     bpffs_known: bool
     """Whether the kernel knows this file system."""
+    bpffs_read_only: bool
+    """Whether it is mounted read-only where it belongs."""
+    lasting: Lasting
     programs: tuple[ProgramFact, ...]
     program_types: dict[str, bool | None]
     map_types: dict[str, bool | None]

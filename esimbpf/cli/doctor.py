@@ -49,7 +49,7 @@ def doctor(
     from esimbpf.sinks.findings import findings_json, findings_table
 
     common: Common = context.obj
-    machine = probe(links or (), common.cgroup)
+    machine = probe(links or (), common.cgroup, common.state_dir)
     if worth_testing(machine):
         from esimbpf.selftest import self_test
 

@@ -9,29 +9,35 @@ import platform
 import resource
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
-from esimbpf.errors import CannotError, EsimbpfError, KernelLacks
-from esimbpf.kernel import clsact, libbpf
+from esimbpf.errors import CannotError, EsimbpfError, KernelLacks, LedgerError
+from esimbpf.kernel import clsact, libbpf, pins
 from esimbpf.kernel.engine import BTF_VARIABLE, kernel_btf
 from esimbpf.kernel.links import FoundLink, choose, list_links
 from esimbpf.kernel.mounts import cgroup2_root, mount_points
+from esimbpf.kernel.netns import cookie
 from esimbpf.kernel.procfs import capabilities
 from esimbpf.kernel.programs import PROGRAMS
 from esimbpf.kernel.rtnetlink import SKIP_STATISTICS, listed, rtnetlink
 from esimbpf.kernel.tryout import Features, Tried, examine_object, features, try_programs
+from esimbpf.ledger.database import FILE_NAME, connect
 from esimbpf.machine import (
     AttachedProgram,
     BccFact,
     Cgroups,
     Filter,
     Kernel,
+    Lasting,
     LibraryFact,
     LinkFact,
     Machine,
     ObjectFact,
     ProgramFact,
     Rights,
+    Service,
 )
 from esimbpf.text import printable
 
@@ -53,13 +59,19 @@ _DISTRIBUTIONS: Final = {
 # Where distributions put modules for their own Python, which a virtual environment does not see.
 _DISTRIBUTIONS_MODULES: Final = ("/usr/lib/python3/dist-packages",)
 
+_BPFFS: Final = "/sys/fs/bpf"
+_LOCK_NAME: Final = "daemon.lock"
+
+_UNITS: Final = tuple(f"{top}/systemd/system/esimbpf.service" for top in ("/etc", "/usr/lib", "/lib"))
+_WANTED: Final = "/etc/systemd/system/multi-user.target.wants/esimbpf.service"
+
 _CGROUP_HOOKS: Final = {"ingress": libbpf.CGROUP_INET_INGRESS, "sock_create": libbpf.CGROUP_INET_SOCK_CREATE}
 
 # linux/if_link.h, XDP_ATTACHED_*, by pyroute2's names of them.
 _XDP_MODES: Final = {"xdp": "in the driver", "xdpgeneric": "generic", "xdpoffload": "in the hardware"}
 
 
-def probe(names: Sequence[str], cgroup: str | None) -> Machine:
+def probe(names: Sequence[str], cgroup: str | None, state_dir: Path) -> Machine:
     """All facts but the self test's, for the links named, or for those that would be counted.
 
     Programs are tried only where they may succeed. Raises UsageError for links that exclude each other.
@@ -95,8 +107,10 @@ def probe(names: Sequence[str], cgroup: str | None) -> Machine:
         object=made,
         bcc=_bcc(),
         cgroups=cgroups,
-        bpffs=tuple(map(printable, mount_points("bpf"))),
+        bpffs=_BPFFS in mount_points("bpf"),
         bpffs_known="nodev\tbpf" in _read("/proc/filesystems").splitlines(),
+        bpffs_read_only=bool(os.statvfs(_BPFFS).f_flag & os.ST_RDONLY) if os.path.isdir(_BPFFS) else False,
+        lasting=_lasting(state_dir, bool(library.version)),
         programs=tuple(tried.programs) or tuple(ProgramFact(program.name, None, None) for program in PROGRAMS),
         program_types=asked.program_types,
         map_types=asked.map_types,
@@ -246,6 +260,73 @@ def _cgroups(chosen: str | None, can_ask: bool) -> Cgroups:
         tuple(occupied),
         None if others is None else tuple(others),
     )
+
+
+# -- counting that outlives a command ----------------------------------------------------
+
+
+def _lasting(state_dir: Path, can_ask: bool) -> Lasting:
+    facts = Lasting(
+        pinned=None,
+        strangers=tuple(printable(str(path)) for path in pins.foreign()),
+        state_dir=printable(str(state_dir)),
+        daemon=_daemon(state_dir),
+        service=_service(),
+    )
+    try:
+        if can_ask:
+            with pins.PinnedEngine() as engine:
+                about = engine.about
+                facts = replace(
+                    facts,
+                    pinned=True,
+                    pinned_version=printable(about.version),
+                    pinned_links=tuple(map(printable, about.links)),
+                    elsewhere=about.netns_cookie != (cookie() or 0),
+                )
+    except FileNotFoundError:
+        facts = replace(facts, pinned=False)
+    except (OSError, EsimbpfError):
+        if os.path.exists(pins.place()):  # of a release that kept other things about it
+            facts = replace(facts, strangers=(*facts.strangers, printable(str(pins.place()))))
+    return _with_ledger(facts, state_dir)
+
+
+def _with_ledger(facts: Lasting, state_dir: Path) -> Lasting:
+    path = state_dir / FILE_NAME
+    try:
+        size = sum(one.stat().st_size for one in (path, path.with_name(f"{FILE_NAME}-wal")) if one.exists())
+        if not size:
+            return facts
+        facts = replace(facts, ledger_bytes=size)
+        with open(path, "rb"):
+            connect(state_dir, read_only=True).close()
+    except PermissionError:
+        return replace(facts, ledger_hidden=True)
+    except LedgerError as error:
+        return replace(facts, ledger_error=(error.message, error.hint))
+    except OSError as error:
+        message = f"the ledger {printable(str(path))} cannot be opened: {error.strerror}"
+        return replace(facts, ledger_error=(message, "move it away: the daemon then begins a new one"))
+    return facts
+
+
+def _daemon(state_dir: Path) -> int | None:
+    """Who holds the state folder's lock, by /proc/locks: to try it would be to hold it."""
+    try:
+        inode = os.stat(state_dir / _LOCK_NAME).st_ino
+    except OSError:
+        return None
+    for line in _read("/proc/locks").splitlines():
+        fields = line.split()
+        if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
+            return max(int(fields[4]), 0)
+    return None
+
+
+def _service() -> Service:
+    unit = next((path for path in _UNITS if os.path.exists(path)), "")
+    return Service(os.path.isdir("/run/systemd/system"), unit, bool(unit) and os.path.lexists(_WANTED))
 
 
 # -- links -------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """A machine in which the real systemd runs, for what is a service there.
 
 Systemd is process 1 of namespaces of its own: in a lab's device, below a cgroup of its own, with its own /run, bpffs
-and /etc/systemd/system, which begin empty, and what it changes in /var/lib and /tmp kept apart. The kernel, the root of all
-cgroups and all other files are the machine's. Of the distribution's units only the journal is there.
+and /etc/systemd/system, which begin empty, and what it changes in /var/lib and /tmp kept apart. The kernel, the root of
+all cgroups and all other files are the machine's. Of the distribution's units only the journal is there.
 """
 
 from __future__ import annotations

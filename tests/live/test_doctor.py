@@ -6,6 +6,7 @@ import ctypes
 import errno
 import json
 import os
+import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -16,9 +17,11 @@ from typing import Any
 
 import pytest
 
+from esimbpf import __version__
 from esimbpf.kernel import engine, libbpf
 from esimbpf.kernel.mounts import cgroup2_root
 from esimbpf.kernel.netns import enter
+from esimbpf.kernel.pins import PINS_VARIABLE
 from esimbpf.kernel.programs import PROGRAMS
 from esimbpf.kernel.tryout import examine_object, try_programs
 from esimbpf.machine import ProgramFact
@@ -101,8 +104,8 @@ def test_all_works_here_and_nothing_is_left_behind(lab: Lab) -> None:
 
     before = there()
     findings = doctor("--netns", lab.device.name, "doctor", status=0)
-    # What the machine's owner decides: bpffs, the capabilities of its root, Python's packages.
-    assert not set(disturbed(findings)) - {"bpffs", "capability.sys_ptrace", "bcc"}
+    # What the machine's owner decides: what is attached for good, the capabilities of its root, Python's packages.
+    assert not set(disturbed(findings)) - {"pins", "ledger", "capability.sys_ptrace", "bcc"}
     assert "link.wwan0.tcx" in findings
     assert there() == before
 
@@ -231,6 +234,77 @@ def test_a_cgroup_that_a_stranger_holds_alone_is_told() -> None:
     assert findings["cgroup2.programs"]["state"] == findings["program.delivered"]["state"] == "missing"
     assert "ingress" in findings["cgroup2.programs"]["detail"]
     assert freed["cgroup2.programs"]["state"] == "works"
+
+
+# --- counting that outlives a command ------------------------------------------------------------------------------
+
+# Mounts a bpffs of the command's own, or what else is said, before it runs.
+OTHER_BPFFS = ("unshare", "--mount", "sh", "-c", 'umount /sys/fs/bpf 2>/dev/null; $1 || exit; shift; exec "$@"', "sh")
+OWN_BPFFS = (*OTHER_BPFFS, "mount -t bpf bpf /sys/fs/bpf")
+
+
+def lasting(findings: Findings) -> dict[str, str]:
+    """What is said of counting that outlives a command, as `state: detail`."""
+    return {
+        name: f"{findings[name]['state']}: {findings[name]['detail']}" for name in ("bpffs", "pins", "daemon", "ledger")
+    }
+
+
+def test_what_is_attached_for_good_its_daemon_and_its_ledger_are_told(lab: Lab, tmp_path: Path) -> None:
+    words = ("--netns", lab.device.name, "--state-dir", str(tmp_path))
+    pins = Path(f"/sys/fs/bpf/esimbpf-test-{os.getpid()}")
+    if not os.path.ismount("/sys/fs/bpf"):
+        run("mount", "-t", "bpf", "bpf", "/sys/fs/bpf")
+    nothing = doctor(*words, "doctor", status=0, ESIMBPF_PINS=str(pins))
+    with subprocess.Popen(
+        esimbpf(*words, "daemon", "wwan0"),
+        env={**os.environ, PINS_VARIABLE: str(pins)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr
+            assert "ready\n" in iter(process.stderr.readline, "")
+            running = doctor(*words, "doctor", status=0, ESIMBPF_PINS=str(pins))
+            elsewhere = doctor("doctor", "lo", status=0, ESIMBPF_PINS=str(pins))
+        finally:
+            process.kill()
+    try:
+        (pins / "v1").rename(pins / "v9")
+        (tmp_path / "ledger.db").write_bytes(b"no database at all" * 1000)
+        (tmp_path / "ledger.db-wal").unlink(missing_ok=True)
+        troubled = doctor(*words, "doctor", status=0, ESIMBPF_PINS=str(pins))
+    finally:
+        shutil.rmtree(pins)
+    assert lasting(nothing) == {
+        "bpffs": "works: /sys/fs/bpf",
+        "pins": "works: nothing; esimbpf attach does it",
+        "daemon": "works: none runs: what is counted is not written down",
+        "ledger": f"works: none yet in {tmp_path}",
+    }
+    told = lasting(running)
+    assert told["pins"] == f"works: wwan0, by esimbpf {__version__}"
+    assert told["daemon"] == f"works: pid {process.pid}"
+    assert told["ledger"].startswith("works: 0.")
+    assert lasting(elsewhere)["pins"].startswith("lost: in another network namespace: wwan0")
+    told = lasting(troubled)
+    assert told["pins"] == f"lost: by another version of esimbpf: {pins}/v9"
+    assert told["daemon"].startswith("works: none runs")
+    assert "is no ledger, or damaged" in told["ledger"]
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        (OWN_BPFFS, "works: /sys/fs/bpf"),
+        ((*OTHER_BPFFS, "mount -t bpf -o ro bpf /sys/fs/bpf"), "lost: /sys/fs/bpf is read-only"),
+        ((*OTHER_BPFFS, "true"), "works: not mounted; attach and daemon mount it"),
+        ((*OTHER_BPFFS, "true", *NOBODY, f"--inh-caps={THREE}", f"--ambient-caps={THREE}"), "lost: not mounted"),
+    ],
+    ids=["mounted", "read-only", "can-be-mounted", "cannot-be-mounted"],
+)
+def test_bpffs_is_looked_at_where_it_belongs(before: tuple[str, ...], said: str) -> None:
+    assert lasting(doctor("doctor", "lo", status=0, before=before))["bpffs"] == said
 
 
 # --- programs that a kernel refuses --------------------------------------------------------------------------------

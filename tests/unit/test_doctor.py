@@ -16,6 +16,7 @@ from esimbpf.machine import (
     Cgroups,
     Filter,
     Kernel,
+    Lasting,
     LibraryFact,
     LinkFact,
     Machine,
@@ -23,12 +24,23 @@ from esimbpf.machine import (
     ProgramFact,
     Rights,
     SelfTest,
+    Service,
 )
 from esimbpf.model import NOTHING, Counters
 
 ALL = frozenset({"CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_RESOURCE"})
 MOVED = Counters(5920, 2460, 10, 10)
 WWAN0 = LinkFact("wwan0", "wwan", "up", "yes", (), (), ())
+
+LASTING = Lasting(
+    pinned=True,
+    pinned_version="0.1.0",
+    pinned_links=("wwan0",),
+    state_dir="/var/lib/esimbpf",
+    daemon=812,
+    ledger_bytes=1_234_567,
+    service=Service(True, "/etc/systemd/system/esimbpf.service", True),
+)
 
 SOUND = Machine(
     kernel=Kernel("6.18.44-generic", "x86_64", True, "none", True, "/sys/kernel/btf/vmlinux", 5_516_713),
@@ -38,8 +50,10 @@ SOUND = Machine(
     object=ObjectFact("/usr/lib/esimbpf.bpf.o", True),
     bcc=BccFact("", ""),
     cgroups=Cgroups("/sys/fs/cgroup", "", "", False, True, False, (), ()),
-    bpffs=("/sys/fs/bpf",),
+    bpffs=True,
     bpffs_known=True,
+    bpffs_read_only=False,
+    lasting=LASTING,
     programs=tuple(ProgramFact(program.name, True, True) for program in PROGRAMS),
     program_types={"sched_cls": True, "tracing": None},
     map_types={"array": True, "sk_storage": True},
@@ -71,6 +85,10 @@ def cgroups(**changes: Any) -> Machine:
     return replace(SOUND, cgroups=replace(SOUND.cgroups, **changes))
 
 
+def lasting(**changes: Any) -> Machine:
+    return replace(SOUND, lasting=replace(LASTING, **changes))
+
+
 def link(**changes: Any) -> Machine:
     return replace(SOUND, links=(replace(WWAN0, **changes),))
 
@@ -95,10 +113,11 @@ def test_ids_are_unique_and_stay() -> None:
         *("capability.bpf", "capability.perfmon", "capability.net_admin"),
         *("capability.sys_admin", "capability.sys_ptrace"),
         *("libbpf", "object", "bcc"),
-        *("cgroup2", "cgroup2.scope", "cgroup2.programs", "bpffs"),
+        *("cgroup2", "cgroup2.scope", "cgroup2.programs"),
         *("program-types", "map-types", "helpers"),
         *(f"program.{program.name}" for program in PROGRAMS),
         "tc",
+        *("bpffs", "pins", "daemon", "ledger", "service"),
         *("links", "link.wwan0", "link.wwan0.xdp", "link.wwan0.tcx", "link.wwan0.filters"),
         "self-test",
     ]
@@ -134,7 +153,12 @@ FAULTS: list[tuple[Machine, str, State, str]] = [
     ),
     (cgroups(whole=False), "cgroup2.scope", State.LOST, "a part of the hierarchy"),
     (cgroups(occupied=("ingress",)), "cgroup2.programs", State.MISSING, "ingress for itself alone"),
-    (replace(SOUND, bpffs=()), "bpffs", State.LOST, "not mounted"),
+    (replace(SOUND, bpffs_known=False), "bpffs", State.LOST, "does not know it"),
+    (replace(SOUND, bpffs_read_only=True), "bpffs", State.LOST, "read-only"),
+    (replace(rights(capabilities=ALL - {"CAP_SYS_ADMIN"}), bpffs=False), "bpffs", State.LOST, "not mounted"),
+    (lasting(strangers=("/sys/fs/bpf/esimbpf/v9",)), "pins", State.LOST, "/sys/fs/bpf/esimbpf/v9"),
+    (lasting(elsewhere=True), "pins", State.LOST, "in another network namespace: wwan0"),
+    (lasting(ledger_error=("the ledger is damaged", "keep it")), "ledger", State.LOST, "the ledger is damaged"),
     (
         replace(SOUND, map_types={"array": True, "sk_storage": False}),
         "map-types",
@@ -220,7 +244,8 @@ def test_one_fault_is_not_told_as_many() -> None:
         (replace(SOUND, library=LibraryFact(None, "no"), distribution="arch"), "libbpf", "pacman -S libbpf"),
         (replace(SOUND, library=LibraryFact(None, "no"), distribution="alpine"), "libbpf", "apk add libbpf"),
         (replace(SOUND, library=LibraryFact(None, "no"), distribution=""), "libbpf", "Alpine: apk add libbpf"),
-        (replace(SOUND, bpffs=()), "bpffs", "mount -t bpf bpf /sys/fs/bpf"),
+        (replace(rights(capabilities=frozenset()), bpffs=False), "bpffs", "mount -t bpf bpf /sys/fs/bpf"),
+        (lasting(strangers=("/sys/fs/bpf/esimbpf/v9",)), "pins", "esimbpf attach --replace"),
         (rights(uid=1000, capabilities=frozenset()), "capability.bpf", "sudo"),
         (kernel(jit=False), "jit", "sysctl -w net.core.bpf_jit_enable=1"),
         (link(xdp="program 5, generic"), "link.wwan0.xdp", "ip link set dev wwan0 xdp off"),
@@ -329,6 +354,38 @@ def test_a_link_that_is_down_will_be_counted() -> None:
     finding = found(link(state="down"))["link.wwan0"]
     assert finding.state is State.WORKS
     assert finding.detail == "wwan, cellular, down; counted as soon as it is up"
+
+
+@pytest.mark.parametrize(
+    ("machine", "identity", "said"),
+    [
+        (SOUND, "pins", "wwan0, by esimbpf 0.1.0"),
+        (lasting(pinned=False), "pins", "nothing; esimbpf attach does it"),
+        (replace(SOUND, bpffs=False), "bpffs", "not mounted; attach and daemon mount it"),
+        (SOUND, "daemon", "pid 812"),
+        (lasting(daemon=0), "daemon", "runs, in another pid namespace"),
+        (lasting(daemon=None), "daemon", "none runs: what is counted is not written down"),
+        (SOUND, "ledger", "1.2 MB in /var/lib/esimbpf"),
+        (lasting(ledger_bytes=None), "ledger", "none yet in /var/lib/esimbpf"),
+        (SOUND, "service", "/etc/systemd/system/esimbpf.service, starts with the machine"),
+        (lasting(service=Service(True)), "service", "not installed; scripts/setup --service does it"),
+        (lasting(service=Service(False)), "service", "none: systemd does not run here"),
+        (
+            lasting(service=Service(True, "/lib/x.service")),
+            "service",
+            "/lib/x.service; for each start of the machine: systemctl enable --now esimbpf",
+        ),
+    ],
+)
+def test_what_outlives_a_command_is_told(machine: Machine, identity: str, said: str) -> None:
+    finding = found(machine)[identity]
+    assert (finding.state, finding.detail) == (State.WORKS, said)
+
+
+def test_what_outlives_a_command_and_may_not_be_seen_is_unknown() -> None:
+    findings = found(lasting(pinned=None, ledger_hidden=True))
+    assert {findings[one].state for one in ("pins", "ledger")} == {State.UNKNOWN}
+    assert can_count(findings.values())
 
 
 def test_functions_that_the_kernel_lacks_are_named_once() -> None:
