@@ -46,6 +46,7 @@ mount -t tmpfs -o mode=0755 none /etc/systemd/system
 for folder in /var/lib /var/tmp /tmp; do
     changes=/run/changes$folder
     mkdir -p $changes/upper $changes/work
+    chmod --reference=$folder $changes/upper
     mount -t overlay -o lowerdir=$folder,upperdir=$changes/upper,workdir=$changes/work none $folder
 done
 rm -rf /var/lib/esimbpf

@@ -90,6 +90,15 @@ def test_a_daemon_that_hangs_is_started_anew(machine: Booted) -> None:
     assert "Watchdog timeout" in machine.run("journalctl", "-u", "esimbpf")
 
 
+def test_what_somebody_detaches_it_can_attach_again(machine: Booted) -> None:
+    machine.run(ESIMBPF, "detach")
+    deadline = time.monotonic() + PATIENCE_S
+    while "wwan0" not in machine.run(ESIMBPF, "status"):
+        assert time.monotonic() < deadline, machine.run("journalctl", "-u", "esimbpf")
+        time.sleep(0.05)
+    assert machine.property("esimbpf", "NRestarts") == "0"
+
+
 def test_it_has_three_capabilities_and_writes_nowhere_but_where_it_must(machine: Booted) -> None:
     pid = machine.property("esimbpf", "MainPID")
     status = machine.run("cat", f"/proc/{pid}/status")
