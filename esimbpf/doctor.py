@@ -530,13 +530,13 @@ def _pins(lasting: Lasting) -> Finding:
             State.LOST,
             f"by another version of esimbpf: {', '.join(lasting.strangers)}",
             "attach and daemon refuse as long as it is there",
-            "take it off with that version's `esimbpf detach`, or: esimbpf attach --replace",
+            "take over from it: esimbpf attach --replace; or lose what it has counted: esimbpf detach --discard",
         )
     if lasting.pinned is None:
         return Finding(identity, _LASTING, title, State.UNKNOWN, "it takes root to see")
     if not lasting.pinned:
         return Finding(identity, _LASTING, title, State.WORKS, "nothing; esimbpf attach does it")
-    shown = f"{', '.join(lasting.pinned_links)}, by esimbpf {lasting.pinned_version}"
+    shown = f"{', '.join(lasting.pinned_links) or 'no link yet'}, by esimbpf {lasting.pinned_version}"
     if lasting.elsewhere:
         return Finding(
             identity,
@@ -563,7 +563,7 @@ def _ledger(lasting: Lasting) -> Finding:
         return Finding("ledger", _LASTING, "ledger", State.UNKNOWN, "it takes root to see")
     if lasting.ledger_error:
         message, hint = lasting.ledger_error
-        lost = "the history: the daemon does not start, reports cannot be had"
+        lost = "the history: nothing is written down until it is mended; counting goes on"
         return Finding("ledger", _LASTING, "ledger", State.LOST, message, lost, hint)
     if lasting.ledger_bytes is None:
         return Finding("ledger", _LASTING, "ledger", State.WORKS, f"none yet in {lasting.state_dir}")

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from esimbpf.errors import CannotError, EsimbpfError, KernelLacks, LedgerError
+from esimbpf.errors import CannotError, EsimbpfError, KernelLacks, LedgerError, NotPermitted
+from esimbpf.exclusive import holder
 from esimbpf.kernel import clsact, libbpf, pins
 from esimbpf.kernel.engine import BTF_VARIABLE, kernel_btf
 from esimbpf.kernel.links import FoundLink, choose, list_links
@@ -60,7 +61,6 @@ _DISTRIBUTIONS: Final = {
 _DISTRIBUTIONS_MODULES: Final = ("/usr/lib/python3/dist-packages",)
 
 _BPFFS: Final = "/sys/fs/bpf"
-_LOCK_NAME: Final = "daemon.lock"
 
 _UNITS: Final = tuple(f"{top}/systemd/system/esimbpf.service" for top in ("/etc", "/usr/lib", "/lib"))
 _WANTED: Final = "/etc/systemd/system/multi-user.target.wants/esimbpf.service"
@@ -275,20 +275,20 @@ def _lasting(state_dir: Path, can_ask: bool) -> Lasting:
     )
     try:
         if can_ask:
-            with pins.PinnedEngine() as engine:
-                about = engine.about
-                facts = replace(
-                    facts,
-                    pinned=True,
-                    pinned_version=printable(about.version),
-                    pinned_links=tuple(map(printable, about.links)),
-                    elsewhere=about.netns_cookie != (cookie() or 0),
-                )
+            about = pins.About.of(pins.place())
+            facts = replace(
+                facts,
+                pinned=True,
+                pinned_version=printable(about.version),
+                pinned_links=tuple(map(printable, about.links)),
+                elsewhere=about.netns_cookie != (cookie() or 0),
+            )
     except FileNotFoundError:
         facts = replace(facts, pinned=False)
-    except (OSError, EsimbpfError):
-        if os.path.exists(pins.place()):  # of a release that kept other things about it
-            facts = replace(facts, strangers=(*facts.strangers, printable(str(pins.place()))))
+    except NotPermitted:
+        pass
+    except (OSError, EsimbpfError):  # by what this version does not understand
+        facts = replace(facts, strangers=(*facts.strangers, printable(str(pins.place()))))
     return _with_ledger(facts, state_dir)
 
 
@@ -312,16 +312,8 @@ def _with_ledger(facts: Lasting, state_dir: Path) -> Lasting:
 
 
 def _daemon(state_dir: Path) -> int | None:
-    """Who holds the state folder's lock, by /proc/locks: to try it would be to hold it."""
-    try:
-        inode = os.stat(state_dir / _LOCK_NAME).st_ino
-    except OSError:
-        return None
-    for line in _read("/proc/locks").splitlines():
-        fields = line.split()
-        if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
-            return max(int(fields[4]), 0)
-    return None
+    keeper = holder(state_dir)
+    return (keeper.pid or 0) if keeper else None
 
 
 def _service() -> Service:
