@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.netlab import Lab, Wire
+from tests.live import other_version
+from tests.live.attached import PINS
+from tests.live.netlab import Lab, Wire, run
 
 TOOLS = ("bpftool", "cc", "ethtool", "ip", "nft", "nsenter", "ping", "setpriv", "sysctl", "systemctl", "tc")
 
@@ -73,3 +75,18 @@ def fresh_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A lab of the test's own, whose links it may take away."""
     with Lab.made_of(getattr(request, "param", Wire.PLAIN)) as made:
         yield made
+
+
+@pytest.fixture
+def own_pins() -> Iterator[None]:
+    """A folder of pins of the test's own, and nothing left in it."""
+    if not os.path.ismount("/sys/fs/bpf"):
+        run("mount", "-t", "bpf", "bpf", "/sys/fs/bpf")
+    yield
+    shutil.rmtree(PINS, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout of another version."""
+    return other_version.make(tmp_path_factory.mktemp("other"))

@@ -11,16 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from esimbpf.kernel.mounts import cgroup2_root
 from esimbpf.ledger.database import connect
 from esimbpf.model import Counters
+from tests.live.attached import ENVIRONMENT, ledger
 from tests.live.netlab import Lab, run
-from tests.live.test_daemon import ENVIRONMENT, ledger, own_pins
-from tests.live.test_succession import other, theirs
+from tests.live.other_version import theirs
 from tests.live.traffic import Puppet, Scene, begin_transfer
 from tests.live.watching import PATIENCE_S
 
-__all__ = ["other", "own_pins"]
+pytestmark = pytest.mark.usefixtures("own_pins")
 
 WITHOUT_TCX = """
 import errno, sys

@@ -9,16 +9,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from jsonschema import Draft202012Validator
 
 from esimbpf.model import NOTHING, Counters
 from esimbpf.sinks.jsonlines import schema
+from tests.live.attached import command, daemon, end
 from tests.live.netlab import Lab
-from tests.live.test_daemon import command, daemon, end, own_pins
 from tests.live.traffic import udp
 from tests.live.watching import COUNTERS
 
-__all__ = ["own_pins"]
+pytestmark = pytest.mark.usefixtures("own_pins")
 
 
 def lines(lab: Lab, state_dir: Path, *words: str) -> list[dict[str, Any]]:

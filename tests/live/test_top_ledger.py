@@ -19,12 +19,12 @@ from esimbpf.ledger.database import FILE_NAME, connect
 from esimbpf.model import NOTHING
 from esimbpf.plan import Plan
 from esimbpf.spans import Monthly
+from tests.live.attached import ENVIRONMENT, command, daemon, end
 from tests.live.netlab import Lab
-from tests.live.test_daemon import ENVIRONMENT, command, daemon, end, own_pins
 from tests.live.traffic import udp
 from tests.live.watching import PATIENCE_S, esimbpf
 
-__all__ = ["own_pins"]
+pytestmark = pytest.mark.usefixtures("own_pins")
 
 
 @pytest.fixture(autouse=True)
