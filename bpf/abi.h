@@ -159,8 +159,90 @@ _Static_assert(sizeof(struct link) == 16, "struct link");
 struct watched_links {
 	__u64 netns_cookie;	/* of the one network namespace that all of them are in */
 	struct link links[MAX_LINKS];
+	__u32 quota_epoch;	/* raised when quotas have come, gone or been given to others; 0: there are none */
+	__u32 padding;
 };
-_Static_assert(sizeof(struct watched_links) == 8 + 16 * MAX_LINKS, "struct watched_links");
+_Static_assert(sizeof(struct watched_links) == 16 + 16 * MAX_LINKS, "struct watched_links");
+
+/* --- quotas: see verdict.h ------------------------------------------------ */
+
+#define MAX_QUOTAS 4096		/* the first is none */
+#define QUOTAS_PER_SET 8	/* that name one executable, cgroup or user, or everybody */
+#define QUOTAS_PER_PROCESS 16
+#define ANCESTORS 16
+
+enum quota_action {
+	QUOTA_NOTIFY = 0,	/* counts, and lets all pass */
+	QUOTA_BLOCK = 1,
+	QUOTA_THROTTLE = 2,
+};
+
+enum quota_counts {
+	QUOTA_COUNTS_RECEIVED = 1 << 0,
+	QUOTA_COUNTS_SENT = 1 << 1,
+};
+
+/*
+ * What a quota allows. Written by the controller while the packet path reads
+ * it, eight bytes at a time, so that each of them holds or its successor does.
+ */
+struct quota_rule {
+	__u64 stop_at_bytes;	/* the value of quota_use.bytes at which it is used up; ~0: never */
+	__u64 bytes_per_s;	/* from then on, of QUOTA_THROTTLE */
+	__u64 burst_ns;		/* what may pass at once then, as time at that rate */
+	__u32 links;		/* a bit for each link number that it is about */
+	__u8 counts;		/* enum quota_counts */
+	__u8 action;		/* enum quota_action */
+	__u8 whole;		/* of everybody without exception, the kernel and forwarded packets too */
+	__u8 padding;
+};
+_Static_assert(sizeof(struct quota_rule) == 32, "struct quota_rule");
+
+/* How far it is used; only ever added to, by the packet path. */
+struct quota_use {
+	__u64 bytes;		/* of the directions that it counts; what is blocked on sending is not used */
+	__u64 free_at_ns[2];	/* by direction, when what has passed is paid for at bytes_per_s */
+	__u64 padding;
+};
+_Static_assert(sizeof(struct quota_use) == 32, "struct quota_use");
+
+/* Whom quotas are about: the value of an executable, a cgroup, a user, and of everybody. */
+struct quota_set {
+	__u16 quotas[QUOTAS_PER_SET];
+	__u32 count;
+	__u32 spared;		/* a bit for each of everybody's that does not apply to this one */
+};
+_Static_assert(sizeof(struct quota_set) == 24, "struct quota_set");
+
+struct exe_key {
+	__u64 inode;
+	__u32 device;
+	__u32 padding;
+};
+_Static_assert(sizeof(struct exe_key) == 16, "struct exe_key");
+
+/* The quotas that apply to a slot's process, found when it moves its first packet under an epoch. */
+struct slot_quotas {
+	__u32 epoch;
+	__u32 count;
+	__u16 quotas[QUOTAS_PER_PROCESS];
+	__u32 generation;	/* of the slot, and */
+	__u32 revision;		/* of its process's record, that this is about */
+};
+_Static_assert(sizeof(struct slot_quotas) == 48, "struct slot_quotas");
+
+/* The cgroups in which a slot's process is, its own first. */
+struct ancestry {
+	__u64 cgroups[ANCESTORS];
+};
+_Static_assert(sizeof(struct ancestry) == 8 * ANCESTORS, "struct ancestry");
+
+/* Of blocked packets. */
+struct blocked_key {
+	__u32 link;
+	__u32 slot;
+};
+_Static_assert(sizeof(struct blocked_key) == 8, "struct blocked_key");
 
 /* Set before loading: constant to the verifier, which drops what it rules out. */
 struct settings {
@@ -168,7 +250,8 @@ struct settings {
 	__u32 links;
 	__u32 sees_forks;	/* process_forked is loaded: OWNER_EXCLUSIVE can be relied upon */
 	__u32 follows;		/* commands are followed: `commands` and `descendants` are in use */
+	__u32 enforces;		/* quotas are looked at */
 };
-_Static_assert(sizeof(struct settings) == 16, "struct settings");
+_Static_assert(sizeof(struct settings) == 20, "struct settings");
 
 #endif

@@ -21,14 +21,7 @@
 #include "vmlinux.h"
 #include "maps.h"
 #include "owner.h"
-
-enum direction { RECEIVED, SENT };
-
-/* A packet's billable bytes, and the packets that it is on the link. */
-struct weight {
-	__u64 bytes;
-	__u64 packets;
-};
+#include "verdict.h"
 
 static __always_inline void count(__u32 link, __u32 slot, struct weight weight,
 				  enum direction direction)
@@ -383,6 +376,24 @@ static __always_inline struct weight weigh_sent(struct __sk_buff *skb, __u32 off
 	return weight;
 }
 
+/* The bytes of the last packet that a packet becomes on the link. */
+static __always_inline __u64 last_segment(struct __sk_buff *skb, __u32 offset, const struct weight *weight)
+{
+	__u64 others = weight->packets - 1, headers;
+
+	if (!others || skb->wire_len < skb->len)
+		return weight->bytes;
+	headers = (skb->wire_len - skb->len) / others - offset;
+	return weight->bytes - others * (skb->gso_size + headers);
+}
+
+static __noinline int sent_passes(struct __sk_buff *skb, __u32 link, __u32 slot, __u32 offset, struct weight *weight)
+{
+	if (!weight)
+		return 1;
+	return passes(link | SENT_BIT, slot, weight->bytes, weight->packets, last_segment(skb, offset, weight));
+}
+
 static __always_inline int packet_sent(struct __sk_buff *skb)
 {
 	__u32 link = link_find(skb->ifindex), offset, slot;
@@ -420,6 +431,8 @@ static __always_inline int packet_sent(struct __sk_buff *skb)
 			note_echo_sender(skb, offset, owner);
 		slot = slot_counted(owner, state);
 	}
+	if (settings.enforces && watched.quota_epoch && !sent_passes(skb, link, slot, offset, &weight))
+		return TC_ACT_SHOT;
 	count(link, slot, weight, SENT);
 	return TC_ACT_UNSPEC;
 }
@@ -487,6 +500,8 @@ static __always_inline int packet_received(struct __sk_buff *skb)
 			count_fragment(skb, link, offset, weight.bytes);
 	}
 	count(link, SLOT_LINK, weight, RECEIVED);
+	if (settings.enforces && watched.quota_epoch)
+		charge_everybody(link, weight.bytes);
 	return TC_ACT_UNSPEC;
 }
 
@@ -626,6 +641,8 @@ static __always_inline int packet_delivered(struct __sk_buff *skb)
 		count_reassembled(skb, link, &weight);
 	count(link, SLOT_TAKEN, weight, RECEIVED);
 	count(link, slot, weight, RECEIVED);
+	if (settings.enforces && watched.quota_epoch && !passes(link, slot, weight.bytes, weight.packets, weight.bytes))
+		return 0;
 	return 1;
 }
 

@@ -149,6 +149,99 @@ struct {
 	__type(value, struct delivery);
 } deliveries SEC(".maps");
 
+/*
+ * What quotas allow, and how far they are used; the controller maps the first
+ * into its memory, and writes it there.
+ * Memory: 64 B x 4096.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_QUOTAS);
+	__type(key, __u32);
+	__type(value, struct quota_rule);
+} quota_rules SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_QUOTAS);
+	__type(key, __u32);
+	__type(value, struct quota_use);
+} quota_uses SEC(".maps");
+
+/*
+ * Whom quotas name. Written by the controller, read when a process moves its
+ * first packet under an epoch. The controller refuses a quota that finds no
+ * room, so that none is left out silently.
+ * Memory: about 100 B x what is named.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4 * MAX_QUOTAS);
+	__type(key, struct exe_key);
+	__type(value, struct quota_set);
+} quota_exes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4 * MAX_QUOTAS);
+	__type(key, __u64);
+	__type(value, struct quota_set);
+} quota_cgroups SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_QUOTAS);
+	__type(key, __u32);
+	__type(value, struct quota_set);
+} quota_users SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct quota_set);
+} quota_everybody SEC(".maps");
+
+/*
+ * The quotas of each slot's process.
+ * Memory: 48 B x slots.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct slot_quotas);
+} slots_quotas SEC(".maps");
+
+/*
+ * The cgroups of each slot's process, written with its record.
+ * Memory: 128 B x slots.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct ancestry);
+} ancestries SEC(".maps");
+
+/*
+ * What was blocked, by link and slot. When it is full, blocked packets count
+ * under SLOT_OVERFLOW, whose entry the loader makes.
+ * Memory: about 100 B x what was ever blocked.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct blocked_key);
+	__type(value, struct usage);
+} blocked SEC(".maps");
+
 /* NULL never happens: every slot is below the array's size. */
 static __always_inline struct usage *usage_at(__u32 link, __u32 slot)
 {
@@ -167,6 +260,63 @@ static __always_inline struct slot *slot_at(__u32 slot)
 static __always_inline struct process *process_at(__u32 slot)
 {
 	return bpf_map_lookup_elem(&processes, &slot);
+}
+
+static __always_inline struct ancestry *ancestry_of(__u32 slot)
+{
+	return bpf_map_lookup_elem(&ancestries, &slot);
+}
+
+static __always_inline struct slot_quotas *quotas_of(__u32 slot)
+{
+	return bpf_map_lookup_elem(&slots_quotas, &slot);
+}
+
+static __always_inline struct quota_rule *quota_rule_at(__u32 quota)
+{
+	return bpf_map_lookup_elem(&quota_rules, &quota);
+}
+
+static __always_inline struct quota_use *quota_use_at(__u32 quota)
+{
+	return bpf_map_lookup_elem(&quota_uses, &quota);
+}
+
+static __always_inline struct quota_set *quotas_of_exe(const struct exe_key *key)
+{
+	return bpf_map_lookup_elem(&quota_exes, key);
+}
+
+static __always_inline struct quota_set *quotas_of_cgroup(__u64 cgroup)
+{
+	return bpf_map_lookup_elem(&quota_cgroups, &cgroup);
+}
+
+static __always_inline struct quota_set *quotas_of_user(__u32 uid)
+{
+	return bpf_map_lookup_elem(&quota_users, &uid);
+}
+
+static __always_inline struct quota_set *quotas_of_everybody(void)
+{
+	__u32 only = 0;
+
+	return bpf_map_lookup_elem(&quota_everybody, &only);
+}
+
+static __always_inline struct usage *blocked_at(__u32 link, __u32 slot)
+{
+	struct blocked_key key = { .link = link, .slot = slot };
+	struct usage nothing = {}, *usage = bpf_map_lookup_elem(&blocked, &key);
+
+	if (usage)
+		return usage;
+	bpf_map_update_elem(&blocked, &key, &nothing, BPF_NOEXIST);
+	usage = bpf_map_lookup_elem(&blocked, &key);
+	if (usage)
+		return usage;
+	key.slot = SLOT_OVERFLOW;
+	return bpf_map_lookup_elem(&blocked, &key);
 }
 
 static __always_inline struct delivery *delivery_of(__u32 link)

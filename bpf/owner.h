@@ -97,16 +97,19 @@ __noinline int record_cgroup(__u32 slot, __u64 leader)
 	struct process *process = process_at(slot);
 	struct task_struct *task = (void *)leader;
 	struct kernfs_node *node = READ(READ(READ(task, cgroups), dfl_cgrp), kn);
+	struct ancestry *ancestry = ancestry_of(slot);
 	__u32 at = 0;
 	int i;
 
-	if (!process)
+	if (!process || !ancestry)
 		return 0;
 	process->cgroup_id = READ(node, id);
 	for (i = 0; i < MAX_PATH_DEPTH; i++) {
 		struct kernfs_node *parent;
 		long n;
 
+		if (i < ANCESTORS)
+			ancestry->cgroups[i] = node ? READ(node, id) : 0;
 		if (bpf_core_field_exists(struct kernfs_node, __parent))
 			parent = READ(node, __parent);
 		else

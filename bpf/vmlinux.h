@@ -216,5 +216,6 @@ struct bpf_iter__task_file {
 #define PF_KTHREAD 0x00200000
 
 #define TC_ACT_UNSPEC (-1)
+#define TC_ACT_SHOT 2
 
 #endif

@@ -42,12 +42,24 @@ PROCESS_KEY: Final = struct.Struct("=QII")
 """struct process_key: start_ns, tgid, padding."""
 DESCENDANT: Final = struct.Struct("=2I")
 """struct descendant: command, exited."""
-SETTINGS: Final = struct.Struct("=4I")
-"""struct settings: slots_per_link, links, sees_forks, follows."""
-WATCHED_LINKS: Final = struct.Struct("=Q" + "4I" * MAX_LINKS)
-"""struct watched_links: netns_cookie; of each link ifindex, header_len, fragments_seen, padding."""
+SETTINGS: Final = struct.Struct("=5I")
+"""struct settings: slots_per_link, links, sees_forks, follows, enforces."""
+WATCHED_LINKS: Final = struct.Struct("=Q" + "4I" * MAX_LINKS + "2I")
+"""struct watched_links: netns_cookie; of each link ifindex, header_len, fragments_seen, padding; quota_epoch, padding."""
 LINK_OFFSET: Final = 8
 LINK_BYTES: Final = 16
+QUOTA_EPOCH_OFFSET: Final = LINK_OFFSET + LINK_BYTES * MAX_LINKS
+MAX_QUOTAS: Final = 4096
+QUOTAS_PER_SET: Final = 8
+QUOTAS_PER_PROCESS: Final = 16
+QUOTA_RULE: Final = struct.Struct("=3QI3Bx")
+"""struct quota_rule: stop_at_bytes, bytes_per_s, burst_ns, links, counts, action, whole."""
+QUOTA_USE: Final = struct.Struct("=4Q")
+"""struct quota_use: bytes, free_at_ns[2], padding."""
+QUOTA_SET: Final = struct.Struct(f"={QUOTAS_PER_SET}H2I")
+"""struct quota_set: quotas, count, spared."""
+EXE_KEY: Final = struct.Struct("=QI4x")
+"""struct exe_key: inode, device."""
 DESCENDANTS: Final = 16384
 """Descendants of commands that are remembered where commands are followed."""
 COMMANDS: Final = 64

@@ -40,6 +40,8 @@ MAPS: Final = (
     *("usage_blocks", "slots", "processes", "free_slots", "process_slots", "commands", "descendants", ".bss"),
     # Named so that pins keep them, too.
     *("owners", "echo_senders", "deliveries"),
+    *("quota_rules", "quota_uses", "quota_exes", "quota_cgroups", "quota_users", "quota_everybody"),
+    *("slots_quotas", "ancestries", "blocked"),
 )
 """The maps of the object; those of the second line concern the programs alone."""
 
@@ -86,6 +88,8 @@ def load(
             ("processes", slots),
             ("free_slots", slots),
             ("process_slots", slots),
+            ("slots_quotas", slots),
+            ("ancestries", slots),
             ("commands", abi.COMMANDS if follow else 1),
             ("descendants", abi.DESCENDANTS if follow else 1),
         ):
@@ -94,7 +98,7 @@ def load(
             libbpf.check(lib.bpf_map__reuse_fd(libbpf.find_map(loaded, name), fd), name)
         size = ctypes.c_size_t()
         settings = lib.bpf_map__initial_value(libbpf.find_map(loaded, ".rodata"), ctypes.byref(size))
-        packed = abi.SETTINGS.pack(slots, links, "process_forked" not in without, follow)
+        packed = abi.SETTINGS.pack(slots, links, "process_forked" not in without, follow, follow)
         ctypes.memmove(settings, packed, abi.SETTINGS.size)
         libbpf.check(lib.bpf_object__load(loaded), "loading")
     except OSError:
@@ -233,6 +237,20 @@ class Engine:
 
     def _map(self, name: str, value_bytes: int) -> libbpf.Map:
         return libbpf.Map(name, self._maps[name], value_bytes)
+
+    def map_fd(self, name: str) -> int:
+        """The descriptor of a map."""
+        return self._maps[name]
+
+    def map_of(self, name: str, value_bytes: int) -> libbpf.Map:
+        """A map with values of this size."""
+        return self._map(name, value_bytes)
+
+    def raise_quota_epoch(self) -> None:
+        """Have every process's quotas found anew."""
+        at = abi.QUOTA_EPOCH_OFFSET
+        epoch = int.from_bytes(self._watched[at : at + 4], sys.byteorder) + 1
+        self._watched[at : at + 4] = (epoch & 0xFFFFFFFF or 1).to_bytes(4, sys.byteorder)
 
     def program_fd(self, name: str) -> int | None:
         """The descriptor of a loaded program; None if it was left out."""

@@ -250,6 +250,10 @@ class Map:
             f"map {self.name}, key {key}",
         )
 
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set the value of a key of any type; OSError, with E2BIG if there is no room."""
+        check(library().bpf_map_update_elem(self.fd, key, value, 0), f"map {self.name}")
+
     def push(self, value: int) -> None:
         """Push a u32 onto a stack."""
         check(

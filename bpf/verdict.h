@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Whether a packet may pass: quotas, which name whom they are about by the
+ * executable, a cgroup, the user, or everybody, and are enforced here alone.
+ *
+ * A quota's use only grows; used up it is when the use has come to
+ * `stop_at_bytes`, which the controller moves on when a new period begins. The
+ * packet that reaches it still passes, the next one does not. Of an offload
+ * packet that holds for each of its segments: it passes if its last segment
+ * may, and is dropped whole otherwise; TCP then sends its segments one by one.
+ *
+ * What is sent and dropped has not crossed the link, and is not used. What is
+ * received and dropped has been paid for: it counts in its row, and is used.
+ *
+ * A look-up that finds nothing lets the packet pass (fails open): there is no
+ * quota then, and it has been counted as always.
+ */
+#ifndef ESIMBPF_VERDICT_H
+#define ESIMBPF_VERDICT_H
+
+#include "vmlinux.h"
+#include "maps.h"
+#include "owner.h"
+
+enum direction { RECEIVED, SENT };
+
+/* A packet's billable bytes, and the packets that it is on the link. */
+struct weight {
+	__u64 bytes;
+	__u64 packets;
+};
+
+#define NEVER (~0ULL)
+#define NS_PER_S 1000000000ULL
+
+static __always_inline void add_to(__u64 *counter, __u64 amount)
+{
+	/* Its result is not used: kernels before 5.12 have no atomic with one. */
+	__sync_fetch_and_add(counter, amount);
+}
+
+/*
+ * The functions that follow are not static, and take numbers, so that the
+ * verifier looks at each once (see owner.h).
+ */
+
+/* --- which quotas apply ----------------------------------------------------- */
+
+/* Adds a quota to a slot's, once. */
+__noinline int add_quota(__u32 slot, __u32 quota)
+{
+	struct slot_quotas *found = quotas_of(slot);
+	int i;
+
+	if (!found)
+		return 0;
+	for (i = 0; i < QUOTAS_PER_PROCESS; i++) {
+		if (i >= found->count) {
+			found->quotas[i] = quota;
+			found->count = i + 1;
+			return 0;
+		}
+		if (found->quotas[i] == quota)
+			return 0;
+	}
+	return 0;
+}
+
+enum named_by { BY_CGROUP, BY_EXE, BY_USER };
+
+/* Adds those that name what a slot's process is; gives which of everybody's do not apply to it. */
+__noinline __u32 add_quotas_named(__u32 slot, __u32 by, __u64 cgroup)
+{
+	struct process *process = process_at(slot);
+	struct quota_set *set;
+	struct exe_key exe = {};
+	int i;
+
+	if (!process)
+		return 0;
+	if (by == BY_EXE) {
+		exe.inode = process->exe_inode;
+		exe.device = process->exe_device;
+		set = quotas_of_exe(&exe);
+	} else if (by == BY_USER) {
+		set = quotas_of_user(process->uid);
+	} else {
+		set = quotas_of_cgroup(cgroup);
+	}
+	if (!set)
+		return 0;
+	for (i = 0; i < QUOTAS_PER_SET; i++) {
+		if (i >= set->count)
+			break;
+		add_quota(slot, set->quotas[i]);
+	}
+	return set->spared;
+}
+
+__noinline int add_quotas_of_everybody(__u32 slot, __u32 spared)
+{
+	struct quota_set *set = quotas_of_everybody();
+	int i;
+
+	if (!set)
+		return 0;
+	for (i = 0; i < QUOTAS_PER_SET; i++) {
+		if (i >= set->count)
+			break;
+		if (!(spared >> i & 1))
+			add_quota(slot, set->quotas[i]);
+	}
+	return 0;
+}
+
+/*
+ * Finds the quotas of a slot's process anew. Another CPU may do so at the same
+ * time, and comes to the same; `epoch` is written last.
+ */
+__noinline int find_quotas(__u32 slot)
+{
+	__u32 epoch = watched.quota_epoch, spared = 0;
+	struct slot_quotas *found = quotas_of(slot);
+	struct ancestry *ancestry = ancestry_of(slot);
+	struct slot *state = slot_at(slot);
+	int i;
+
+	if (!found || !ancestry || !state)
+		return 0;
+	found->generation = state->generation;
+	found->revision = state->revision;
+	found->count = 0;
+	if (slot >= FIRST_PROCESS_SLOT) {
+		spared |= add_quotas_named(slot, BY_EXE, 0);
+		spared |= add_quotas_named(slot, BY_USER, 0);
+		for (i = 0; i < ANCESTORS; i++) {
+			if (!ancestry->cgroups[i])
+				break;
+			spared |= add_quotas_named(slot, BY_CGROUP, ancestry->cgroups[i]);
+		}
+	}
+	add_quotas_of_everybody(slot, spared);
+	found->epoch = epoch;
+	return 0;
+}
+
+/* --- what they say ------------------------------------------------------------ */
+
+/* At the rate of a quota that is used up. What has passed is paid for in time; what may pass at once is its burst. */
+__noinline int within_rate(__u32 quota, __u64 bytes, __u32 direction)
+{
+	struct quota_rule *rule = quota_rule_at(quota);
+	struct quota_use *use = quota_use_at(quota);
+	__u64 now = bpf_ktime_get_ns(), least, free_at, rate;
+
+	if (!rule || !use)
+		return 1;
+	rate = rule->bytes_per_s;
+	if (!rate)
+		return 0;
+	free_at = use->free_at_ns[direction & 1];
+	if (free_at > now)
+		return 0;
+	least = now - rule->burst_ns;
+	if (free_at < least)
+		use->free_at_ns[direction & 1] = least;
+	add_to(&use->free_at_ns[direction & 1], bytes * NS_PER_S / rate);
+	return 1;
+}
+
+/*
+ * Charges a packet to a quota, and says whether it may pass. `last` are the
+ * bytes of its last segment. What is added is read back: of two packets at the
+ * same time both may find the other's before them and be dropped, but never
+ * both be let pass beyond the limit.
+ */
+__noinline int charge(__u32 quota, __u32 link, __u64 bytes, __u64 last, __u32 direction)
+{
+	struct quota_rule *rule = quota_rule_at(quota);
+	struct quota_use *use = quota_use_at(quota);
+	__u64 stop_at, before;
+
+	if (!rule || !use || !(rule->links >> (link & 31) & 1))
+		return 1;
+	if (!(rule->counts & (direction ? QUOTA_COUNTS_SENT : QUOTA_COUNTS_RECEIVED)))
+		goto uncounted;
+	/* What is received for everybody has been counted where it came in. */
+	if (direction || !rule->whole)
+		add_to(&use->bytes, bytes);
+	stop_at = *(volatile __u64 *)&rule->stop_at_bytes;
+	before = *(volatile __u64 *)&use->bytes - last;
+	if (stop_at == NEVER || before < stop_at)
+		return 1;
+	goto used_up;
+uncounted:
+	stop_at = *(volatile __u64 *)&rule->stop_at_bytes;
+	if (stop_at == NEVER || *(volatile __u64 *)&use->bytes < stop_at)
+		return 1;
+used_up:
+	if (rule->action == QUOTA_BLOCK)
+		return 0;
+	return rule->action == QUOTA_THROTTLE ? within_rate(quota, bytes, direction) : 1;
+}
+
+__noinline int refund(__u32 quota, __u32 link, __u64 bytes)
+{
+	struct quota_rule *rule = quota_rule_at(quota);
+	struct quota_use *use = quota_use_at(quota);
+
+	if (rule && use && (rule->links >> (link & 31) & 1) && (rule->counts & QUOTA_COUNTS_SENT))
+		add_to(&use->bytes, -bytes);
+	return 0;
+}
+
+/* The quotas that apply to a slot; NULL if there are none. */
+static __always_inline struct slot_quotas *quotas_applying(__u32 slot)
+{
+	struct slot_quotas *quotas = quotas_of(slot);
+	struct slot *state = slot_at(slot);
+
+	if (!quotas || !state)
+		return NULL;
+	if (quotas->epoch != watched.quota_epoch || quotas->generation != state->generation ||
+	    quotas->revision != state->revision)
+		find_quotas(slot);
+	return quotas->count ? quotas : NULL;
+}
+
+__noinline int count_blocked(__u32 link, __u32 slot, __u64 bytes, __u64 packets, __u32 direction)
+{
+	struct usage *usage = blocked_at(link, slot);
+
+	if (!usage)
+		return 0;
+	if (direction) {
+		add_to(&usage->tx_bytes, bytes);
+		add_to(&usage->tx_packets, packets);
+	} else {
+		add_to(&usage->rx_bytes, bytes);
+		add_to(&usage->rx_packets, packets);
+	}
+	return 0;
+}
+
+/* Takes back what was charged to a slot's quotas before the one that has not let pass what was to be sent. */
+__noinline int refund_all(__u32 slot, __u32 link, __u64 bytes, __u32 charged)
+{
+	struct slot_quotas *quotas = quotas_of(slot);
+	int i;
+
+	if (!quotas)
+		return 0;
+	for (i = 0; i < QUOTAS_PER_PROCESS; i++) {
+		if (i > charged || i >= quotas->count)
+			break;
+		refund(quotas->quotas[i], link, bytes);
+	}
+	return 0;
+}
+
+#define SENT_BIT (1 << 8)
+
+/*
+ * Whether all quotas of a slot let a packet pass; if not, it is counted as
+ * blocked. `way` is the link's number, and SENT_BIT.
+ */
+__noinline int passes(__u32 way, __u32 slot, __u64 bytes, __u64 packets, __u64 last)
+{
+	struct slot_quotas *quotas = quotas_applying(slot);
+	__u32 link = way & (SENT_BIT - 1), sent = way / SENT_BIT & 1;
+	int i, pass = 1;
+
+	if (!quotas)
+		return 1;
+	for (i = 0; i < QUOTAS_PER_PROCESS; i++) {
+		if (i >= quotas->count)
+			break;
+		if (charge(quotas->quotas[i], link, bytes, last, sent))
+			continue;
+		pass = 0;
+		if (sent) {
+			refund_all(slot, link, bytes, i);
+			break;
+		}
+		/* What was received is used of the others, too. */
+	}
+	if (!pass)
+		count_blocked(link, slot, bytes, packets, sent);
+	return pass;
+}
+
+/* What came in is used of the quotas of everybody without exception, whoever gets it. */
+static __noinline int charge_everybody(__u32 link, __u64 bytes)
+{
+	struct quota_set *set = quotas_of_everybody();
+	int i;
+
+	if (!set)
+		return 0;
+	for (i = 0; i < QUOTAS_PER_SET; i++) {
+		struct quota_rule *rule;
+		struct quota_use *use;
+
+		if (i >= set->count)
+			break;
+		rule = quota_rule_at(set->quotas[i]);
+		use = quota_use_at(set->quotas[i]);
+		if (rule && use && rule->whole && (rule->counts & QUOTA_COUNTS_RECEIVED) &&
+		    (rule->links >> (link & 31) & 1))
+			add_to(&use->bytes, bytes);
+	}
+	return 0;
+}
+
+#endif
