@@ -387,11 +387,11 @@ static __always_inline __u64 last_segment(struct __sk_buff *skb, __u32 offset, c
 	return weight->bytes - others * (skb->gso_size + headers);
 }
 
-static __noinline int sent_passes(struct __sk_buff *skb, __u32 link, __u32 slot, __u32 offset, struct weight *weight)
+static __noinline int judge_sent(struct __sk_buff *skb, __u32 link, __u32 slot, __u32 offset, struct weight *weight)
 {
 	if (!weight)
-		return 1;
-	return passes(link | SENT_BIT, slot, weight->bytes, weight->packets, last_segment(skb, offset, weight));
+		return PASSES;
+	return judge(link | SENT_BIT, slot, weight->bytes, weight->packets, last_segment(skb, offset, weight));
 }
 
 static __always_inline int packet_sent(struct __sk_buff *skb)
@@ -431,8 +431,14 @@ static __always_inline int packet_sent(struct __sk_buff *skb)
 			note_echo_sender(skb, offset, owner);
 		slot = slot_counted(owner, state);
 	}
-	if (settings.enforces && watched.quota_epoch && !sent_passes(skb, link, slot, offset, &weight))
-		return TC_ACT_SHOT;
+	if (settings.enforces && watched.quota_epoch) {
+		int verdict = judge_sent(skb, link, slot, offset, &weight);
+
+		if (verdict == BLOCKED && become_reset(skb, offset))
+			return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+		if (verdict != PASSES)
+			return TC_ACT_SHOT;
+	}
 	count(link, slot, weight, SENT);
 	return TC_ACT_UNSPEC;
 }
@@ -480,6 +486,8 @@ static __always_inline int packet_received(struct __sk_buff *skb)
 
 	/* Multicast that this host sent and hears itself never crossed the link. */
 	if (link == NO_LINK || skb->pkt_type == PACKET_LOOPBACK)
+		return TC_ACT_UNSPEC;
+	if (settings.enforces && is_our_reset(skb))
 		return TC_ACT_UNSPEC;
 	offset = link_at(link)->header_len;
 	if (!is_ip(skb)) {
@@ -612,6 +620,8 @@ static __always_inline int packet_delivered(struct __sk_buff *skb)
 
 	if (link == NO_LINK || skb->pkt_type == PACKET_LOOPBACK || !socket)
 		return 1;
+	if (settings.enforces && is_our_reset(skb))
+		return 1;
 	owner = owner_get(socket);
 	if (!owner)
 		owner = owner_of_subflow(skb);
@@ -641,9 +651,38 @@ static __always_inline int packet_delivered(struct __sk_buff *skb)
 		count_reassembled(skb, link, &weight);
 	count(link, SLOT_TAKEN, weight, RECEIVED);
 	count(link, slot, weight, RECEIVED);
-	if (settings.enforces && watched.quota_epoch && !passes(link, slot, weight.bytes, weight.packets, weight.bytes))
+	if (settings.enforces && watched.quota_epoch &&
+	    judge(link, slot, weight.bytes, weight.packets, weight.bytes) != PASSES)
 		return 0;
 	return 1;
+}
+
+/* --- refused --------------------------------------------------------------- */
+
+/*
+ * Datagrams of a blocked process, before they become a link's: here the call
+ * that sends fails with EPERM, where at tc it would not learn of it. TCP's
+ * packets go on to be answered there.
+ */
+static __always_inline int packet_refused(struct __sk_buff *skb)
+{
+	__u32 link = link_find(skb->ifindex), slot;
+	struct bpf_sock *socket = skb->sk;
+	struct owner *owner;
+
+	if (link == NO_LINK || !watched.quota_epoch || !socket)
+		return 1;
+	socket = bpf_sk_fullsock(socket);
+	if (!socket)
+		return 1;
+	owner = owner_get(socket);
+	if (!owner || owner->netns_cookie != watched.netns_cookie || socket->protocol == IPPROTO_TCP)
+		return 1;
+	slot = slot_counted(owner, slot_at(owner->slot));
+	if (!is_blocked(slot, link))
+		return 1;
+	count_blocked(link, slot, skb->len, 1, SENT);
+	return 0;
 }
 
 /* --- forwarded -------------------------------------------------------------- */

@@ -4,6 +4,7 @@
  *
  *	sent, received		tc of the link			required
  *	delivered		the root cgroup's ingress	required
+ *	refused			the root cgroup's egress	while a quota blocks
  *	socket_created		the root cgroup's sock_create	required
  *	socket_sent, …_received	tracepoints of sockets		optional, 6.3
  *	process_forked, …_exited, …_execed  tracepoints of the scheduler  optional
@@ -40,6 +41,12 @@ SEC("cgroup_skb/ingress")
 int delivered(struct __sk_buff *skb)
 {
 	return packet_delivered(skb);
+}
+
+SEC("cgroup_skb/egress")
+int refused(struct __sk_buff *skb)
+{
+	return packet_refused(skb);
 }
 
 SEC("cgroup/sock_create")

@@ -168,6 +168,12 @@ __noinline int within_rate(__u32 quota, __u64 bytes, __u32 direction)
 	return 1;
 }
 
+enum verdict {
+	BLOCKED = 0,
+	PASSES = 1,
+	TOO_LARGE = 2,	/* an offload packet of which only a part may pass: its sender shall try smaller ones */
+};
+
 /*
  * Charges a packet to a quota, and says whether it may pass. `last` are the
  * bytes of its last segment. What is added is read back: of two packets at the
@@ -181,25 +187,23 @@ __noinline int charge(__u32 quota, __u32 link, __u64 bytes, __u64 last, __u32 di
 	__u64 stop_at, before;
 
 	if (!rule || !use || !(rule->links >> (link & 31) & 1))
-		return 1;
-	if (!(rule->counts & (direction ? QUOTA_COUNTS_SENT : QUOTA_COUNTS_RECEIVED)))
-		goto uncounted;
-	/* What is received for everybody has been counted where it came in. */
-	if (direction || !rule->whole)
-		add_to(&use->bytes, bytes);
+		return PASSES;
+	if (rule->counts & (direction ? QUOTA_COUNTS_SENT : QUOTA_COUNTS_RECEIVED)) {
+		/* What is received for everybody has been counted where it came in. */
+		if (direction || !rule->whole)
+			add_to(&use->bytes, bytes);
+	} else {
+		bytes = last = 0;
+	}
 	stop_at = *(volatile __u64 *)&rule->stop_at_bytes;
-	before = *(volatile __u64 *)&use->bytes - last;
-	if (stop_at == NEVER || before < stop_at)
-		return 1;
-	goto used_up;
-uncounted:
-	stop_at = *(volatile __u64 *)&rule->stop_at_bytes;
-	if (stop_at == NEVER || *(volatile __u64 *)&use->bytes < stop_at)
-		return 1;
-used_up:
+	before = *(volatile __u64 *)&use->bytes - bytes;
+	if (stop_at == NEVER || before + (bytes - last) < stop_at)
+		return PASSES;
 	if (rule->action == QUOTA_BLOCK)
-		return 0;
-	return rule->action == QUOTA_THROTTLE ? within_rate(quota, bytes, direction) : 1;
+		return before < stop_at ? TOO_LARGE : BLOCKED;
+	if (rule->action == QUOTA_THROTTLE)
+		return within_rate(quota, bytes, direction) ? PASSES : TOO_LARGE;
+	return PASSES;
 }
 
 __noinline int refund(__u32 quota, __u32 link, __u64 bytes)
@@ -261,32 +265,34 @@ __noinline int refund_all(__u32 slot, __u32 link, __u64 bytes, __u32 charged)
 #define SENT_BIT (1 << 8)
 
 /*
- * Whether all quotas of a slot let a packet pass; if not, it is counted as
- * blocked. `way` is the link's number, and SENT_BIT.
+ * The verdict of all quotas of a slot; what is blocked is counted as such.
+ * `way` is the link's number, and SENT_BIT.
  */
-__noinline int passes(__u32 way, __u32 slot, __u64 bytes, __u64 packets, __u64 last)
+__noinline int judge(__u32 way, __u32 slot, __u64 bytes, __u64 packets, __u64 last)
 {
 	struct slot_quotas *quotas = quotas_applying(slot);
 	__u32 link = way & (SENT_BIT - 1), sent = way / SENT_BIT & 1;
-	int i, pass = 1;
+	int i, verdict = PASSES, received = PASSES;
 
 	if (!quotas)
-		return 1;
+		return PASSES;
 	for (i = 0; i < QUOTAS_PER_PROCESS; i++) {
 		if (i >= quotas->count)
 			break;
-		if (charge(quotas->quotas[i], link, bytes, last, sent))
+		verdict = charge(quotas->quotas[i], link, bytes, last, sent);
+		if (verdict == PASSES)
 			continue;
-		pass = 0;
 		if (sent) {
 			refund_all(slot, link, bytes, i);
 			break;
 		}
 		/* What was received is used of the others, too. */
+		received = verdict;
 	}
-	if (!pass)
+	verdict = sent ? verdict : received;
+	if (verdict == BLOCKED)
 		count_blocked(link, slot, bytes, packets, sent);
-	return pass;
+	return verdict;
 }
 
 /* What came in is used of the quotas of everybody without exception, whoever gets it. */
@@ -308,6 +314,162 @@ static __noinline int charge_everybody(__u32 link, __u64 bytes)
 		if (rule && use && rule->whole && (rule->counts & QUOTA_COUNTS_RECEIVED) &&
 		    (rule->links >> (link & 31) & 1))
 			add_to(&use->bytes, bytes);
+	}
+	return 0;
+}
+
+/* --- telling the program --------------------------------------------------------- */
+
+/*
+ * A TCP socket whose packet is blocked would try again for minutes. It is
+ * given the answer that it would get from a peer that does not want it: the
+ * packet goes back as a reset, marked, so that it is not counted as received.
+ */
+#define RESET_MARK 0x65536d52
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+#define TCP_BYTES 20
+
+struct tcp_header {
+	__be16 source, destination;
+	__be32 sequence, acknowledged;
+	__u8 offset, flags;
+	__be16 window, checksum, urgent;
+};
+
+static __always_inline __u16 folded(__u64 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32 & 0xffff) + (sum >> 48);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~((sum & 0xffff) + (sum >> 16));
+}
+
+/* Turns a header around: who was called answers. `length` is of all that was sent behind it, without options. */
+static __always_inline void turn_around(struct tcp_header *tcp, __u32 payload)
+{
+	struct tcp_header was = *tcp;
+	__u32 length = payload + !!(was.flags & TCP_SYN) + !!(was.flags & TCP_FIN);
+
+	tcp->source = was.destination;
+	tcp->destination = was.source;
+	tcp->offset = TCP_BYTES / 4 << 4;
+	tcp->window = tcp->urgent = tcp->checksum = 0;
+	if (was.flags & TCP_ACK) {
+		tcp->sequence = was.acknowledged;
+		tcp->acknowledged = 0;
+		tcp->flags = TCP_RST;
+	} else {
+		tcp->sequence = 0;
+		tcp->acknowledged = bpf_htonl(bpf_ntohl(was.sequence) + length);
+		tcp->flags = TCP_RST | TCP_ACK;
+	}
+}
+
+/* 1 if the packet, with its IP header at `offset`, has become the reset. */
+static __noinline int become_reset(struct __sk_buff *skb, __u32 offset)
+{
+	struct tcp_header tcp = {};
+	__u8 ip[40] = {}, mac[12], other[6];
+	__u32 six, at, ip_bytes, total, i;
+	__u64 sum;
+
+	if (bpf_skb_load_bytes(skb, offset, ip, 20))
+		return 0;
+	six = (ip[0] >> 4) == 6;
+	if (six) {
+		if (bpf_skb_load_bytes(skb, offset, ip, 40) || ip[6] != IPPROTO_TCP)
+			return 0;
+		ip_bytes = 40;
+		total = 40 + (ip[4] << 8 | ip[5]);
+	} else {
+		if (ip[0] != 0x45 || ip[9] != IPPROTO_TCP)
+			return 0;
+		ip_bytes = 20;
+		total = ip[2] << 8 | ip[3];
+	}
+	at = offset + ip_bytes;
+	if (bpf_skb_load_bytes(skb, at, &tcp, sizeof(tcp)) || tcp.flags & TCP_RST)
+		return 0;
+	total -= ip_bytes + (tcp.offset >> 4) * 4;
+	turn_around(&tcp, total);
+
+	if (bpf_skb_change_tail(skb, at + TCP_BYTES, 0))
+		return 0;
+	if (six) {
+		__u8 *source = ip + 8, *destination = ip + 24;
+
+		ip[4] = 0;
+		ip[5] = TCP_BYTES;
+		ip[7] = 64;
+#pragma unroll
+		for (i = 0; i < 16; i++) {
+			__u8 byte = source[i];
+
+			source[i] = destination[i];
+			destination[i] = byte;
+		}
+		sum = bpf_csum_diff(NULL, 0, (__be32 *)source, 32, bpf_htonl(TCP_BYTES + IPPROTO_TCP));
+	} else {
+		__u8 *source = ip + 12, *destination = ip + 16;
+
+		ip[2] = 0;
+		ip[3] = 20 + TCP_BYTES;
+		ip[6] = ip[7] = ip[10] = ip[11] = 0;
+		ip[8] = 64;
+#pragma unroll
+		for (i = 0; i < 4; i++) {
+			__u8 byte = source[i];
+
+			source[i] = destination[i];
+			destination[i] = byte;
+		}
+		*(__u16 *)(ip + 10) = folded(bpf_csum_diff(NULL, 0, (__be32 *)ip, 20, 0));
+		sum = bpf_csum_diff(NULL, 0, (__be32 *)source, 8, bpf_htonl(TCP_BYTES + IPPROTO_TCP));
+	}
+	tcp.checksum = folded(bpf_csum_diff(NULL, 0, (__be32 *)&tcp, TCP_BYTES, sum));
+	if (six ? bpf_skb_store_bytes(skb, offset, ip, 40, 0) : bpf_skb_store_bytes(skb, offset, ip, 20, 0))
+		return 0;
+	if (bpf_skb_store_bytes(skb, at, &tcp, TCP_BYTES, 0))
+		return 0;
+	if (offset >= 14) {
+		if (bpf_skb_load_bytes(skb, 0, mac, 12))
+			return 0;
+		__builtin_memcpy(other, mac, 6);
+		__builtin_memcpy(mac, mac + 6, 6);
+		__builtin_memcpy(mac + 6, other, 6);
+		if (bpf_skb_store_bytes(skb, 0, mac, 12, 0))
+			return 0;
+	}
+	skb->mark = RESET_MARK;
+	return 1;
+}
+
+static __always_inline bool is_our_reset(struct __sk_buff *skb)
+{
+	return skb->mark == RESET_MARK;
+}
+
+/* Whether a quota of a slot is used up and blocks what it would send over a link. */
+__noinline int is_blocked(__u32 slot, __u32 link)
+{
+	struct slot_quotas *quotas = quotas_applying(slot);
+	int i;
+
+	if (!quotas)
+		return 0;
+	for (i = 0; i < QUOTAS_PER_PROCESS; i++) {
+		struct quota_rule *rule;
+		struct quota_use *use;
+
+		if (i >= quotas->count)
+			break;
+		rule = quota_rule_at(quotas->quotas[i]);
+		use = quota_use_at(quotas->quotas[i]);
+		if (rule && use && rule->action == QUOTA_BLOCK && (rule->links >> (link & 31) & 1) &&
+		    use->bytes >= rule->stop_at_bytes)
+			return 1;
 	}
 	return 0;
 }

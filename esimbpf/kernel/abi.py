@@ -45,7 +45,7 @@ DESCENDANT: Final = struct.Struct("=2I")
 SETTINGS: Final = struct.Struct("=5I")
 """struct settings: slots_per_link, links, sees_forks, follows, enforces."""
 WATCHED_LINKS: Final = struct.Struct("=Q" + "4I" * MAX_LINKS + "2I")
-"""struct watched_links: netns_cookie; of each link ifindex, header_len, fragments_seen, padding; quota_epoch, padding."""
+"""struct watched_links: netns_cookie; of each link ifindex, header_len, fragments_seen, padding; quota_epoch."""
 LINK_OFFSET: Final = 8
 LINK_BYTES: Final = 16
 QUOTA_EPOCH_OFFSET: Final = LINK_OFFSET + LINK_BYTES * MAX_LINKS
@@ -58,6 +58,8 @@ QUOTA_USE: Final = struct.Struct("=4Q")
 """struct quota_use: bytes, free_at_ns[2], padding."""
 QUOTA_SET: Final = struct.Struct(f"={QUOTAS_PER_SET}H2I")
 """struct quota_set: quotas, count, spared."""
+BLOCKED_KEY: Final = struct.Struct("=2I")
+"""struct blocked_key: link, slot."""
 EXE_KEY: Final = struct.Struct("=QI4x")
 """struct exe_key: inode, device."""
 DESCENDANTS: Final = 16384

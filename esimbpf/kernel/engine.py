@@ -269,7 +269,7 @@ class Engine:
         try:
             for program in PROGRAMS:
                 fd = self.program_fd(program.name)
-                if fd is None or program.name in without:
+                if fd is None or program.on_demand or program.name in without:
                     continue
                 try:
                     self._attach(program, fd, directory)
@@ -284,6 +284,9 @@ class Engine:
         match program.hook:
             case Hook.CGROUP_INGRESS:
                 link = libbpf.link_create(fd, cgroup, libbpf.CGROUP_INET_INGRESS, "cgroup ingress")
+                self._descriptors[program.name] = link
+            case Hook.CGROUP_EGRESS:
+                link = libbpf.link_create(fd, cgroup, libbpf.CGROUP_INET_EGRESS, "cgroup egress")
                 self._descriptors[program.name] = link
             case Hook.CGROUP_SOCK_CREATE:
                 link = libbpf.link_create(fd, cgroup, libbpf.CGROUP_INET_SOCK_CREATE, "cgroup sock_create")

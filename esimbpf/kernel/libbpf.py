@@ -23,6 +23,7 @@ from esimbpf.text import printable
 TCX_INGRESS: Final = 46
 TCX_EGRESS: Final = 47
 CGROUP_INET_INGRESS: Final = 0
+CGROUP_INET_EGRESS: Final = 1
 CGROUP_INET_SOCK_CREATE: Final = 2
 TRACE_ITER: Final = 28
 

@@ -236,7 +236,7 @@ class PinnedEngine(Engine):
                 side = SIDES[program.hook]
                 for index in range(len(self.about.links)):
                     exchange_on_link(self.link_hook(index, side), self.watched_ifindex(index), side, fd)
-            case Hook.CGROUP_INGRESS | Hook.CGROUP_SOCK_CREATE:
+            case Hook.CGROUP_INGRESS | Hook.CGROUP_EGRESS | Hook.CGROUP_SOCK_CREATE:
                 exchange(hook, fd)
             case Hook.ITERATOR:
                 pass

@@ -13,6 +13,7 @@ class Hook(Enum):
     TC_EGRESS = auto()
     TC_INGRESS = auto()
     CGROUP_INGRESS = auto()
+    CGROUP_EGRESS = auto()
     CGROUP_SOCK_CREATE = auto()
     TRACEPOINT = auto()
     ITERATOR = auto()
@@ -30,6 +31,8 @@ class Program:
     """What is lost when it cannot be loaded or attached."""
     needs: str
     """What it takes from the kernel."""
+    on_demand: bool = False
+    """Attached only while it has something to do."""
 
 
 PROGRAMS: Final = (
@@ -56,6 +59,15 @@ PROGRAMS: Final = (
         "counts what each process receives",
         "nothing can be counted",
         "CONFIG_CGROUP_BPF, cgroup v2",
+    ),
+    Program(
+        "refused",
+        Hook.CGROUP_EGRESS,
+        False,
+        "lets sending fail at once where a quota blocks it",
+        "a program that sends datagrams which a quota blocks does not learn of it",
+        "CONFIG_CGROUP_BPF, cgroup v2",
+        on_demand=True,
     ),
     Program(
         "socket_created",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import mmap
 import struct
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
@@ -17,7 +16,8 @@ from typing import Final, Self
 
 from esimbpf.errors import EsimbpfError
 from esimbpf.kernel import abi
-from esimbpf.kernel.engine import Engine
+from esimbpf.kernel.pins import PinnedEngine
+from esimbpf.model import Counters
 
 __all__ = ["NEVER", "Action", "Counts", "Exe", "KernelQuotas", "Rule", "Whom"]
 
@@ -70,6 +70,7 @@ class Whom:
 
     exes: frozenset[Exe] = frozenset()
     cgroups: frozenset[int] = frozenset()
+    """By their ids; all that is below them is meant, too."""
     users: frozenset[int] = frozenset()
     everybody: bool = False
     spared_exes: frozenset[Exe] = frozenset()
@@ -77,14 +78,12 @@ class Whom:
 
 
 class KernelQuotas:
-    """The quotas of an engine, from number 1 on."""
+    """The quotas of what is pinned, from number 1 on."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: PinnedEngine) -> None:
         self._engine = engine
         self._rules = mmap.mmap(engine.map_fd("quota_rules"), abi.MAX_QUOTAS * abi.QUOTA_RULE.size)
-        self._uses = mmap.mmap(
-            engine.map_fd("quota_uses"), abi.MAX_QUOTAS * abi.QUOTA_USE.size, prot=mmap.PROT_READ
-        )
+        self._uses = mmap.mmap(engine.map_fd("quota_uses"), abi.MAX_QUOTAS * abi.QUOTA_USE.size, prot=mmap.PROT_READ)
 
     def __enter__(self) -> Self:
         return self
@@ -103,6 +102,14 @@ class KernelQuotas:
         """What has ever been charged to a quota of this number."""
         bytes_used, *_ = abi.QUOTA_USE.unpack_from(self._uses, number * abi.QUOTA_USE.size)
         return int(bytes_used)
+
+    def blocked(self) -> dict[tuple[int, int], Counters]:
+        """What was ever blocked, by link's number and slot."""
+        found = {}
+        for key, value in self._engine.map_of("blocked", abi.USAGE.size).items(abi.BLOCKED_KEY.size):
+            link, slot = abi.BLOCKED_KEY.unpack(key)
+            found[link, slot] = Counters(*abi.USAGE.unpack(value))
+        return found
 
     def write(self, number: int, rule: Rule) -> None:
         """Let a rule hold; of what changes, what binds more first."""
@@ -139,6 +146,15 @@ class KernelQuotas:
         self._fill("quota_everybody", {struct.pack("=I", 0): _Set(everybody).packed()})
         self._engine.raise_quota_epoch()
 
+    def tell_senders(self, wanted: bool) -> None:
+        """Whether sending what is blocked fails at once; it costs each packet of the machine a few nanoseconds."""
+        program = self._engine.program_fd("refused")
+        hook = self._engine.hook("refused")
+        if program is not None and wanted and not hook.exists():
+            self._engine.attach_program("refused", program)
+        elif not wanted:
+            hook.unlink(missing_ok=True)
+
     def _fill(self, name: str, wanted: Mapping[bytes, bytes]) -> None:
         filled = self._engine.map_of(name, abi.QUOTA_SET.size)
         for key, value in wanted.items():
@@ -172,6 +188,3 @@ class _Set:
     def packed(self) -> bytes:
         filled = self.numbers + [0] * (abi.QUOTAS_PER_SET - len(self.numbers))
         return abi.QUOTA_SET.pack(*filled, len(self.numbers), self.spared)
-
-
-_ = sys

@@ -1,0 +1,180 @@
+"""Quotas, as the kernel enforces them: to the packet, in both directions, on one process and not on the other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from esimbpf.kernel import abi
+from esimbpf.kernel.pins import PINS_VARIABLE, PinnedEngine
+from esimbpf.kernel.quotas import Action, Counts, Exe, KernelQuotas, Rule, Whom
+from esimbpf.model import NOTHING, Counters
+from esimbpf.snapshot import FIRST_PROCESS_SLOT
+from tests.live.attached import PINS, command
+from tests.live.netlab import Lab, Wire
+from tests.live.traffic import PATIENCE_S, Puppet, connected
+
+pytestmark = pytest.mark.usefixtures("own_pins")
+
+LIMIT = 10_000_001
+LARGEST_PACKET = 1500
+PUPPET = str(Path(__file__).parent / "puppet.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """A lab whose link is counted, and an executable of which there is but this one."""
+
+    lab: Lab
+    engine: PinnedEngine
+    quotas: KernelQuotas
+    program: Path
+
+    @property
+    def exe(self) -> Exe:
+        found = self.program.stat()
+        return Exe(os.major(found.st_dev) << 20 | os.minor(found.st_dev), found.st_ino)
+
+    def start(self) -> Puppet:
+        """A process of the executable that quotas are about."""
+        return Puppet.start(self.lab.device, str(self.program), "-IS", PUPPET)
+
+    def blocked(self, pid: int) -> Counters:
+        """What was blocked of a process on the first link."""
+        slots = range(FIRST_PROCESS_SLOT, FIRST_PROCESS_SLOT + 64)
+        [slot] = (at for at in slots if abi.decode_process(self.engine.processes.lookup(at), False).process.pid == pid)
+        return self.quotas.blocked().get((0, slot), NOTHING)
+
+    def block(self, limit: int = LIMIT, counts: Counts = Counts.RECEIVED | Counts.SENT) -> None:
+        self.quotas.write(1, Rule(limit, 1, counts, Action.BLOCK))
+        self.quotas.name({1: Whom(exes=frozenset({self.exe}))})
+        self.quotas.tell_senders(True)
+
+
+@pytest.fixture
+def limited(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Limited]:
+    program = tmp_path / "limited"
+    shutil.copy(os.path.realpath(sys.executable), program)
+    monkeypatch.setenv(PINS_VARIABLE, str(PINS))
+    command(lab, "attach", "wwan0")
+    with PinnedEngine() as engine, KernelQuotas(engine) as quotas:
+        yield Limited(lab, engine, quotas, program)
+
+
+def settled(crossed: Callable[[], Counters]) -> Counters:
+    """What has crossed when nothing more does for a while."""
+    deadline, before, since = time.monotonic() + PATIENCE_S, crossed(), time.monotonic()
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+        now = crossed()
+        if now != before:
+            before, since = now, time.monotonic()
+        elif time.monotonic() - since > 1.0:
+            return now
+    raise AssertionError("it goes on")
+
+
+@pytest.mark.parametrize("lab", [Wire.PLAIN, Wire.OFFLOAD, Wire.RAW_IP], indirect=True, ids=str)
+@pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
+def test_what_is_sent_by_tcp_stops_at_the_limit_to_the_packet_and_the_other_loses_nothing(
+    limited: Limited, six: bool
+) -> None:
+    lab = limited.lab
+    address = lab.link.network_ip6 if six else lab.link.network_ip
+    limited.block(counts=Counts.SENT)
+    servers = [Puppet.start(lab.network) for _ in range(2)]
+    stopped, other = limited.start(), Puppet.start(lab.device)
+    near, far = connected(stopped, servers[0], address)
+    near_other, far_other = connected(other, servers[1], address)
+    far_other.begin("receive", 30_000_003)
+    far.begin("receive")
+    near_other.begin("send", 30_000_003)
+    with pytest.raises(OSError, match=r"reset|Reset|Broken|aborted"):
+        near.do("send", 30_000_003)
+    assert other.result() == servers[1].result() == 30_000_003
+    used = limited.quotas.used_bytes(1)
+    assert LIMIT <= used < LIMIT + LARGEST_PACKET
+
+
+@pytest.mark.parametrize("lab", [Wire.PLAIN, Wire.MERGE, Wire.RAW_IP], indirect=True, ids=str)
+@pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
+def test_what_is_received_by_tcp_stops_at_the_limit_and_the_other_loses_nothing(limited: Limited, six: bool) -> None:
+    lab = limited.lab
+    address = lab.link.network_ip6 if six else lab.link.network_ip
+    limited.block(counts=Counts.RECEIVED)
+    servers = [Puppet.start(lab.network) for _ in range(2)]
+    stopped, other = limited.start(), Puppet.start(lab.device)
+    near, far = connected(stopped, servers[0], address)
+    near_other, far_other = connected(other, servers[1], address)
+    near_other.begin("receive", 30_000_003)
+    far.begin("send", 30_000_003)
+    far_other.begin("send", 30_000_003)
+    with pytest.raises(OSError, match="reset"):
+        near.do("receive", 30_000_003)
+    assert other.result() == servers[1].result() == 30_000_003
+    # What is dropped was paid for: it is used, and told apart.
+    blocked = limited.blocked(stopped.pid)
+    delivered = limited.quotas.used_bytes(1) - blocked.rx_bytes
+    assert LIMIT <= delivered < LIMIT + 65536 + LARGEST_PACKET
+    with pytest.raises(OSError, match="reset"):
+        servers[0].result()
+
+
+@pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
+def test_datagrams_stop_at_the_limit_to_the_packet_and_sending_fails_at_once(limited: Limited, six: bool) -> None:
+    lab = limited.lab
+    address = lab.link.network_ip6 if six else lab.link.network_ip
+    header = 48 if six else 28
+    size = 1201
+    limited.block(300_007)
+    before = lab.link.crossed()
+    sender, sink = limited.start().udp(six=six), Puppet.start(lab.network).udp(six=six)
+    near = sender.do("bind", [lab.link.device_ip6 if six else lab.link.device_ip, 0])
+    port = sink.do("bind", ["::" if six else "0.0.0.0", 0])[1]
+    passing = -(-300_007 // (size + header))
+    with pytest.raises(OSError, match="not permitted"):
+        sender.do("send_datagrams", [address, port], [size] * 500)
+    crossed = lab.link.crossed() - before
+    assert crossed.tx_packets == passing
+    assert limited.quotas.used_bytes(1) == crossed.tx_bytes == passing * (size + header)
+    # What comes in is used, and not delivered.
+    sink.do("send_datagrams", near, [size] * 7)
+    crossed = settled(lab.link.crossed_so_far) - before
+    assert crossed.rx_packets == 7
+    blocked = limited.blocked(sender.puppet.pid)
+    assert blocked.rx_bytes == 7 * (size + header)
+    assert limited.quotas.used_bytes(1) == crossed.tx_bytes + crossed.rx_bytes
+    lab.link.crossed()
+
+
+def test_a_new_process_of_a_blocked_app_sends_nothing(limited: Limited) -> None:
+    lab = limited.lab
+    limited.block(0)
+    before = lab.link.crossed()
+    for _ in range(20):
+        puppet = limited.start()
+        calling = puppet.tcp()
+        with pytest.raises(OSError, match="refused"):
+            calling.do("connect", [lab.link.network_ip, 9])
+        with pytest.raises(OSError, match="not permitted"):
+            puppet.udp().do("send_datagrams", [lab.link.network_ip, 9], [100])
+        puppet.exit()
+    assert lab.link.crossed() - before == Counters()
+
+
+def test_only_the_limited_link_is_touched(limited: Limited) -> None:
+    """The same process over another link of the device."""
+    lab = limited.lab
+    limited.block(0)
+    second = lab.links[1] if len(lab.links) > 1 else lab.add_link()
+    near, far = connected(limited.start(), Puppet.start(lab.network), second.network_ip)
+    far.begin("receive", 1_000_003)
+    near.do("send", 1_000_003)
+    assert far.puppet.result() == 1_000_003
