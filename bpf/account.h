@@ -438,6 +438,7 @@ static __always_inline int packet_sent(struct __sk_buff *skb)
 			return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 		if (verdict != PASSES)
 			return TC_ACT_SHOT;
+		limit_window(skb, offset, slot, link);
 	}
 	count(link, slot, weight, SENT);
 	return TC_ACT_UNSPEC;

@@ -146,12 +146,16 @@ __noinline int find_quotas(__u32 slot)
 
 /* --- what they say ------------------------------------------------------------ */
 
-/* At the rate of a quota that is used up. What has passed is paid for in time; what may pass at once is its burst. */
+/*
+ * At the rate of a quota that is used up: what has passed is paid for in time,
+ * and as much may pass at once as is paid for in `burst_ns`. It begins with
+ * nothing saved up.
+ */
 __noinline int within_rate(__u32 quota, __u64 bytes, __u32 direction)
 {
 	struct quota_rule *rule = quota_rule_at(quota);
 	struct quota_use *use = quota_use_at(quota);
-	__u64 now = bpf_ktime_get_ns(), least, free_at, rate;
+	__u64 now = bpf_ktime_get_ns(), free_at, rate;
 
 	if (!rule || !use)
 		return 1;
@@ -159,11 +163,12 @@ __noinline int within_rate(__u32 quota, __u64 bytes, __u32 direction)
 	if (!rate)
 		return 0;
 	free_at = use->free_at_ns[direction & 1];
-	if (free_at > now)
+	if (!free_at)
+		use->free_at_ns[direction & 1] = now;
+	else if (free_at > now)
 		return 0;
-	least = now - rule->burst_ns;
-	if (free_at < least)
-		use->free_at_ns[direction & 1] = least;
+	else if (now - free_at > rule->burst_ns)
+		use->free_at_ns[direction & 1] = now - rule->burst_ns;
 	add_to(&use->free_at_ns[direction & 1], bytes * NS_PER_S / rate);
 	return 1;
 }
@@ -318,14 +323,8 @@ static __noinline int charge_everybody(__u32 link, __u64 bytes)
 	return 0;
 }
 
-/* --- telling the program --------------------------------------------------------- */
+/* --- telling the peer ----------------------------------------------------------- */
 
-/*
- * A TCP socket whose packet is blocked would try again for minutes. It is
- * given the answer that it would get from a peer that does not want it: the
- * packet goes back as a reset, marked, so that it is not counted as received.
- */
-#define RESET_MARK 0x65536d52
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
@@ -339,6 +338,88 @@ struct tcp_header {
 	__be16 window, checksum, urgent;
 };
 
+#define UNLIMITED (~0U)
+#define SMALLEST_WINDOW 2048
+
+/* The bytes that a slot may receive over a link now, by the rates of its quotas that are used up. */
+__noinline __u32 receivable(__u32 slot, __u32 link)
+{
+	struct slot_quotas *quotas = quotas_applying(slot);
+	__u64 now = bpf_ktime_get_ns(), least = UNLIMITED;
+	int i;
+
+	if (!quotas)
+		return UNLIMITED;
+	for (i = 0; i < QUOTAS_PER_PROCESS; i++) {
+		struct quota_rule *rule;
+		struct quota_use *use;
+		__u64 free_at, saved, bytes;
+
+		if (i >= quotas->count)
+			break;
+		rule = quota_rule_at(quotas->quotas[i]);
+		use = quota_use_at(quotas->quotas[i]);
+		if (!rule || !use || rule->action != QUOTA_THROTTLE || !(rule->links >> (link & 31) & 1) ||
+		    !(rule->counts & QUOTA_COUNTS_RECEIVED) || use->bytes < rule->stop_at_bytes)
+			continue;
+		free_at = use->free_at_ns[0];
+		saved = free_at && free_at < now ? now - free_at : 0;
+		if (saved > rule->burst_ns)
+			saved = rule->burst_ns;
+		bytes = saved * (rule->bytes_per_s / 1024) / (NS_PER_S / 1024);
+		if (!free_at)
+			bytes = SMALLEST_WINDOW;
+		if (bytes < least)
+			least = bytes;
+	}
+	return least;
+}
+
+/*
+ * What comes in too fast has been paid for when it is dropped. So TCP's peer is
+ * told not to send more than may come in: the window that a process's packet
+ * offers is made smaller. At zero the peer asks again, a few times a second.
+ */
+static __noinline int limit_window(struct __sk_buff *skb, __u32 offset, __u32 slot, __u32 link)
+{
+	struct bpf_sock *socket = skb->sk;
+	struct tcp_sock *tcp_sock;
+	struct tcp_header tcp = {};
+	__u32 at, most, scale;
+	__be16 window;
+	__u8 ip[20];
+
+	if (!socket)
+		return 0;
+	socket = bpf_sk_fullsock(socket);
+	if (!socket || socket->protocol != IPPROTO_TCP || socket->state == BPF_TCP_LISTEN)
+		return 0;
+	most = receivable(slot, link);
+	if (most == UNLIMITED || bpf_skb_load_bytes(skb, offset, ip, sizeof(ip)))
+		return 0;
+	at = offset + ((ip[0] >> 4) == 6 ? 40 : (ip[0] & 0xf) * 4);
+	if (bpf_skb_load_bytes(skb, at, &tcp, sizeof(tcp)) || tcp.flags & (TCP_SYN | TCP_RST))
+		return 0;
+	tcp_sock = (void *)kernel_socket(skb);
+	scale = BPF_CORE_READ_BITFIELD_PROBED(&tcp_sock->rx_opt, rcv_wscale);
+	most -= most / 16; /* headers count, and windows know of none */
+	most = most < SMALLEST_WINDOW ? 0 : most >> (scale & 0xf);
+	if (most >= bpf_ntohs(tcp.window))
+		return 0;
+	window = bpf_htons(most);
+	bpf_l4_csum_replace(skb, at + __builtin_offsetof(struct tcp_header, checksum), tcp.window, window, 2);
+	bpf_skb_store_bytes(skb, at + __builtin_offsetof(struct tcp_header, window), &window, sizeof(window), 0);
+	return 0;
+}
+
+/* --- telling the program --------------------------------------------------------- */
+
+/*
+ * A TCP socket whose packet is blocked would try again for minutes. It is
+ * given the answer that it would get from a peer that does not want it: the
+ * packet goes back as a reset, marked, so that it is not counted as received.
+ */
+#define RESET_MARK 0x65536d52
 static __always_inline __u16 folded(__u64 sum)
 {
 	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32 & 0xffff) + (sum >> 48);

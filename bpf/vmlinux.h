@@ -152,6 +152,14 @@ struct mptcp_sock {
 	struct sock sk;
 };
 
+struct tcp_options_received {
+	u16 rcv_wscale : 4;
+};
+
+struct tcp_sock {
+	struct tcp_options_received rx_opt;
+};
+
 struct net_device {
 	int ifindex;
 	possible_net_t nd_net;
