@@ -200,6 +200,15 @@ struct {
 	__type(value, struct quota_set);
 } quota_users SEC(".maps");
 
+/* Single processes: those of an app that shares its executable with others, as scripts do. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4 * MAX_QUOTAS);
+	__type(key, struct process_key);
+	__type(value, struct quota_set);
+} quota_processes SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -295,6 +304,11 @@ static __always_inline struct quota_set *quotas_of_cgroup(__u64 cgroup)
 static __always_inline struct quota_set *quotas_of_user(__u32 uid)
 {
 	return bpf_map_lookup_elem(&quota_users, &uid);
+}
+
+static __always_inline struct quota_set *quotas_of_process(const struct process_key *key)
+{
+	return bpf_map_lookup_elem(&quota_processes, key);
 }
 
 static __always_inline struct quota_set *quotas_of_everybody(void)

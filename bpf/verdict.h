@@ -66,19 +66,24 @@ __noinline int add_quota(__u32 slot, __u32 quota)
 	return 0;
 }
 
-enum named_by { BY_CGROUP, BY_EXE, BY_USER };
+enum named_by { BY_CGROUP, BY_EXE, BY_USER, BY_PROCESS };
 
 /* Adds those that name what a slot's process is; gives which of everybody's do not apply to it. */
 __noinline __u32 add_quotas_named(__u32 slot, __u32 by, __u64 cgroup)
 {
 	struct process *process = process_at(slot);
 	struct quota_set *set;
+	struct process_key key = {};
 	struct exe_key exe = {};
 	int i;
 
 	if (!process)
 		return 0;
-	if (by == BY_EXE) {
+	if (by == BY_PROCESS) {
+		key.start_ns = process->start_ns;
+		key.tgid = process->tgid;
+		set = quotas_of_process(&key);
+	} else if (by == BY_EXE) {
 		exe.inode = process->exe_inode;
 		exe.device = process->exe_device;
 		set = quotas_of_exe(&exe);
@@ -133,6 +138,7 @@ __noinline int find_quotas(__u32 slot)
 	if (slot >= FIRST_PROCESS_SLOT) {
 		spared |= add_quotas_named(slot, BY_EXE, 0);
 		spared |= add_quotas_named(slot, BY_USER, 0);
+		spared |= add_quotas_named(slot, BY_PROCESS, 0);
 		for (i = 0; i < ANCESTORS; i++) {
 			if (!ancestry->cgroups[i])
 				break;

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from types import TracebackType
@@ -19,7 +19,7 @@ from esimbpf.kernel import abi
 from esimbpf.kernel.pins import PinnedEngine
 from esimbpf.model import Counters
 
-__all__ = ["NEVER", "Action", "Counts", "Exe", "KernelQuotas", "Rule", "Whom"]
+__all__ = ["NEVER", "Action", "Counts", "Exe", "KernelQuotas", "Rule", "Some", "Whom"]
 
 NEVER: Final = (1 << 64) - 1
 """Of `Rule.stop_at_bytes`: it is never used up."""
@@ -65,16 +65,40 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Whom:
-    """Whom a quota names; everybody but `spared` if nothing is."""
+class Some:
+    """Some processes, by whatever names them."""
 
     exes: frozenset[Exe] = frozenset()
     cgroups: frozenset[int] = frozenset()
     """By their ids; all that is below them is meant, too."""
     users: frozenset[int] = frozenset()
+    processes: frozenset[tuple[int, int]] = frozenset()
+    """By pid and start (nanoseconds since boot)."""
+
+    def named_by(self) -> Iterator[tuple[str, bytes]]:
+        """Each as the map of that name has it."""
+        yield from (("quota_exes", abi.EXE_KEY.pack(exe.inode, exe.device)) for exe in self.exes)
+        yield from (("quota_cgroups", _CGROUP_KEY.pack(cgroup)) for cgroup in self.cgroups)
+        yield from (("quota_users", _USER_KEY.pack(user)) for user in self.users)
+        yield from (("quota_processes", abi.PROCESS_KEY.pack(start, pid, 0)) for pid, start in self.processes)
+
+
+@dataclass(frozen=True, slots=True)
+class Whom:
+    """Whom a quota is about: some, or everybody but some."""
+
+    some: Some
     everybody: bool = False
-    spared_exes: frozenset[Exe] = frozenset()
-    spared_cgroups: frozenset[int] = frozenset()
+
+
+_CGROUP_KEY: Final = struct.Struct("=Q")
+_USER_KEY: Final = struct.Struct("=I")
+_KEY_BYTES: Final = {
+    "quota_exes": abi.EXE_KEY.size,
+    "quota_cgroups": _CGROUP_KEY.size,
+    "quota_users": _USER_KEY.size,
+    "quota_processes": abi.PROCESS_KEY.size,
+}
 
 
 class KernelQuotas:
@@ -125,25 +149,18 @@ class KernelQuotas:
 
     def name(self, quotas: Mapping[int, Whom]) -> None:
         """Say whom quotas are about; processes learn of it with their next packet."""
-        everybody = [number for number, whom in quotas.items() if whom.everybody]
-        exes: dict[Exe, _Set] = {}
-        cgroups: dict[int, _Set] = {}
-        users: dict[int, _Set] = {}
+        everybody = _Set([number for number, whom in quotas.items() if whom.everybody])
+        sets: dict[str, dict[bytes, _Set]] = {name: {} for name in _KEY_BYTES}
         for number, whom in quotas.items():
-            for exe in whom.exes:
-                exes.setdefault(exe, _Set()).add(number)
-            for cgroup in whom.cgroups:
-                cgroups.setdefault(cgroup, _Set()).add(number)
-            for user in whom.users:
-                users.setdefault(user, _Set()).add(number)
-            for exe in whom.spared_exes:
-                exes.setdefault(exe, _Set()).spare(everybody.index(number))
-            for cgroup in whom.spared_cgroups:
-                cgroups.setdefault(cgroup, _Set()).spare(everybody.index(number))
-        self._fill("quota_exes", {abi.EXE_KEY.pack(exe.inode, exe.device): one.packed() for exe, one in exes.items()})
-        self._fill("quota_cgroups", {struct.pack("=Q", key): one.packed() for key, one in cgroups.items()})
-        self._fill("quota_users", {struct.pack("=I", key): one.packed() for key, one in users.items()})
-        self._fill("quota_everybody", {struct.pack("=I", 0): _Set(everybody).packed()})
+            for name, key in whom.some.named_by():
+                one = sets[name].setdefault(key, _Set())
+                if whom.everybody:
+                    one.spare(everybody.numbers.index(number))
+                else:
+                    one.add(number)
+        for name, wanted in sets.items():
+            self._fill(name, wanted)
+        self._engine.map_of("quota_everybody", abi.QUOTA_SET.size).update(0, everybody.packed())
         self._engine.raise_quota_epoch()
 
     def tell_senders(self, wanted: bool) -> None:
@@ -155,15 +172,14 @@ class KernelQuotas:
         elif not wanted:
             hook.unlink(missing_ok=True)
 
-    def _fill(self, name: str, wanted: Mapping[bytes, bytes]) -> None:
+    def _fill(self, name: str, wanted: Mapping[bytes, _Set]) -> None:
+        """What is new first: nobody is for a moment without the quotas that he keeps."""
         filled = self._engine.map_of(name, abi.QUOTA_SET.size)
-        for key, value in wanted.items():
-            filled.put(key, value)
-        if name != "quota_everybody":
-            key_bytes = {"quota_exes": abi.EXE_KEY.size, "quota_cgroups": 8, "quota_users": 4}[name]
-            for key, _ in list(filled.items(key_bytes)):
-                if key not in wanted:
-                    filled.delete(key)
+        for key, one in wanted.items():
+            filled.put(key, one.packed())
+        for key, _ in list(filled.items(_KEY_BYTES[name])):
+            if key not in wanted:
+                filled.delete(key)
 
 
 class _Set:

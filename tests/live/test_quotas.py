@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from esimbpf.kernel import abi
+from esimbpf.kernel.mounts import cgroup2_root
 from esimbpf.kernel.pins import PINS_VARIABLE, PinnedEngine
-from esimbpf.kernel.quotas import Action, Counts, Exe, KernelQuotas, Rule, Whom
+from esimbpf.kernel.quotas import Action, Counts, Exe, KernelQuotas, Rule, Some, Whom
 from esimbpf.model import NOTHING, Counters
 from esimbpf.snapshot import FIRST_PROCESS_SLOT
 from tests.live.attached import PINS, command
@@ -54,7 +55,7 @@ class Limited:
 
     def block(self, limit: int = LIMIT, counts: Counts = Counts.RECEIVED | Counts.SENT) -> None:
         self.quotas.write(1, Rule(limit, 1, counts, Action.BLOCK))
-        self.quotas.name({1: Whom(exes=frozenset({self.exe}))})
+        self.quotas.name({1: Whom(Some(exes=frozenset({self.exe})))})
         self.quotas.tell_senders(True)
 
 
@@ -178,3 +179,56 @@ def test_only_the_limited_link_is_touched(limited: Limited) -> None:
     far.begin("receive", 1_000_003)
     near.do("send", 1_000_003)
     assert far.puppet.result() == 1_000_003
+
+
+@pytest.mark.parametrize("named", ["exe", "cgroup", "parent cgroup", "user", "process", "everybody", "everybody else"])
+def test_whom_a_quota_is_about(limited: Limited, tmp_path: Path, named: str) -> None:
+    """The limited process is stopped, and another one is not, but where everybody is meant."""
+    lab = limited.lab
+    here = Path(cgroup2_root(), f"esimbpf-quota-{os.getpid()}")
+    inner = here / "inner"
+    inner.mkdir(parents=True)
+    try:
+        meant, other = limited.start(), Puppet.start(lab.device)
+        meant.do("join_cgroup", str(inner))
+        meant.do("become", 4711)
+        sock = meant.udp()
+        some = {
+            "exe": Some(exes=frozenset({limited.exe})),
+            "cgroup": Some(cgroups=frozenset({inner.stat().st_ino})),
+            "parent cgroup": Some(cgroups=frozenset({here.stat().st_ino})),
+            "user": Some(users=frozenset({4711})),
+            "process": Some(processes=frozenset({(meant.pid, start_of(meant.pid))})),
+            "everybody": Some(),
+            "everybody else": Some(exes=frozenset({exe_of(other.pid)})),
+        }[named]
+        limited.quotas.write(1, Rule(0, 1, action=Action.BLOCK))
+        limited.quotas.name({1: Whom(some, named.startswith("everybody"))})
+        limited.quotas.tell_senders(True)
+        with pytest.raises(OSError, match="not permitted"):
+            sock.do("send_datagrams", [lab.link.network_ip, 9], [100])
+        if named == "everybody":
+            with pytest.raises(OSError, match="not permitted"):
+                other.udp().do("send_datagrams", [lab.link.network_ip, 9], [100])
+        else:
+            other.udp().do("send_datagrams", [lab.link.network_ip, 9], [100])
+        meant.exit()
+    finally:
+        limited.quotas.name({})
+        inner.rmdir()
+        here.rmdir()
+
+
+def exe_of(pid: int) -> Exe:
+    found = os.stat(f"/proc/{pid}/exe")
+    return Exe(os.major(found.st_dev) << 20 | os.minor(found.st_dev), found.st_ino)
+
+
+def start_of(pid: int) -> int:
+    """In nanoseconds since boot, as the tracer knows it: /proc tells it by the hundredth of a second only."""
+    with PinnedEngine() as engine:
+        for key, _ in engine.process_slots.items(abi.PROCESS_KEY.size):
+            start_ns, tgid, _ = abi.PROCESS_KEY.unpack(key)
+            if tgid == pid:
+                return int(start_ns)
+    raise AssertionError(f"process {pid} has no slot")
