@@ -6,6 +6,18 @@ exe = "/usr/bin/restic"       # shell globs, in which * also matches /; those gi
 # cgroup = "*/backup.service"
 # comm = "restic"             # the command name, as ps shows it
 # args = "*--repo sftp:*"     # all arguments, joined by one space each
+
+[[quota]]                     # a quota, as `esimbpf quota add` takes it
+name = "backup"
+app = "Backup"                # or exe, cgroup, user; or all = true, then also except = ["ssh"]
+limit = "1GB"
+per = "day"                   # hour, day, week, month, cycle, once
+do = "block"                  # notify, block, throttle:128kbit
+# direction = "up"            # both, down, up
+# link = "wwan0"
+# profile = "8949020000001234567"
+# when = "roaming"            # or home
+# warn = [80, 95]             # percent of the limit
 """
 
 from __future__ import annotations
@@ -13,13 +25,14 @@ from __future__ import annotations
 import os
 import stat
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 from esimbpf.apps import Rule
 from esimbpf.errors import CannotError, UsageError
+from esimbpf.quota import FIELDS, Quota, parse_quota
 from esimbpf.text import printable
 
 __all__ = ["DEFAULT_PATH", "Config", "parse", "read"]
@@ -34,6 +47,7 @@ class Config:
     """All that the file says."""
 
     apps: tuple[Rule, ...] = ()
+    quotas: tuple[Quota, ...] = ()
 
 
 def read(path: Path | None = None) -> Config:
@@ -64,11 +78,12 @@ def read(path: Path | None = None) -> Config:
     if len(content) > _LARGEST_BYTES:
         raise UsageError(f"the configuration file {_shown(path)} is larger than 1 MiB", "it holds rules, not data")
     try:
-        return parse(content.decode())
+        said = parse(content.decode())
     except UnicodeDecodeError as error:
         raise UsageError(f"{_shown(path)} is not UTF-8 text", "TOML files are; see the README") from error
     except UsageError as error:
         raise UsageError(f"{_shown(path)}: {error.message}", error.hint) from error
+    return replace(said, quotas=tuple(replace(one, place=f"{one.place} of {_shown(path)}") for one in said.quotas))
 
 
 def parse(text: str) -> Config:
@@ -77,11 +92,18 @@ def parse(text: str) -> Config:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"this is not TOML: {printable(str(error))}", "see the README for an example") from error
-    _only_known(content, frozenset({"app"}), "the file")
-    apps = content.get("app", [])
-    if not isinstance(apps, list) or not all(isinstance(entry, dict) for entry in apps):
-        raise UsageError("`app` must be a list of tables", "write each one under a line [[app]]")
-    return Config(apps=tuple(_rule(entry, number) for number, entry in enumerate(apps, 1)))
+    _only_known(content, frozenset({"app", "quota"}), "the file")
+    return Config(
+        apps=tuple(_rule(entry, number) for number, entry in enumerate(_tables(content, "app"), 1)),
+        quotas=_quotas(_tables(content, "quota")),
+    )
+
+
+def _tables(content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    entries = content.get(key, [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UsageError(f"`{key}` must be a list of tables", f"write each one under a line [[{key}]]")
+    return entries
 
 
 def _rule(entry: Mapping[str, Any], number: int) -> Rule:
@@ -95,6 +117,23 @@ def _rule(entry: Mapping[str, Any], number: int) -> Rule:
         return Rule(**({"name": ""} | dict(entry)))
     except UsageError as error:
         raise UsageError(f"{where}: {error.message}", error.hint) from error
+
+
+def _quotas(entries: Sequence[Mapping[str, Any]]) -> tuple[Quota, ...]:
+    places: dict[str, str] = {}
+    found = []
+    for number, entry in enumerate(entries, 1):
+        where = f"[[quota]] number {number}"
+        _only_known(entry, FIELDS, where)
+        try:
+            quota = parse_quota(entry, where)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error.message}", error.hint) from error
+        if quota.name in places:
+            raise UsageError(f"{where}: name {quota.name!r} is taken by {places[quota.name]}", "give another name")
+        places[quota.name] = where
+        found.append(quota)
+    return tuple(found)
 
 
 def _only_known(table: Mapping[str, Any], known: frozenset[str], where: str) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "days_of",
     "first_instant",
     "local_zone",
+    "span_at",
     "spans",
     "zone_named",
 ]
@@ -115,7 +116,7 @@ def spans(per: Per, since: datetime, until: datetime, zone: tzinfo, cycle: Cycle
     """
     moment = since
     while moment < until:
-        whole = _cycle_or_rest(cycle, moment, zone) if per is Per.CYCLE else _span_at(per, moment, zone)
+        whole = _cycle_or_rest(cycle, moment, zone) if per is Per.CYCLE else span_at(per, moment, zone)
         yield Span(max(whole.begin, since), min(whole.end, until))
         moment = whole.end
 
@@ -131,7 +132,8 @@ def _cycle_or_rest(cycle: Cycle | None, moment: datetime, zone: tzinfo) -> Span:
     return found
 
 
-def _span_at(per: Per, moment: datetime, zone: tzinfo) -> Span:
+def span_at(per: Per, moment: datetime, zone: tzinfo) -> Span:
+    """The hour, day, week (from Monday) or month in which a moment lies."""
     local = moment.astimezone(zone)
     match per:
         case Per.HOUR:

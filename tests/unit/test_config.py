@@ -10,6 +10,7 @@ from esimbpf import config
 from esimbpf.apps import Rule
 from esimbpf.config import Config
 from esimbpf.errors import CannotError, UsageError
+from esimbpf.quota import Action, App, Quota, QuotaPer, Then
 
 TWO_RULES = """
 [[app]]
@@ -21,6 +22,8 @@ args = "*--repo sftp:*"
 name = "Telemetry"
 cgroup = "*/telemetry.service"
 """
+
+QUOTA = "[[quota]]\napp = 'backup'\nlimit = '1GB'\nper = 'day'\ndo = 'block'\n"
 
 
 @pytest.fixture
@@ -103,6 +106,13 @@ def test_the_file_behind_a_link_is_the_one_that_counts(file: Path, tmp_path: Pat
         ("[[app]]\nname = 'x'\n", "number 1: the app rule for 'x' has no pattern"),
         ("[[app]]\nexe = '/x'\n", "number 1: an app rule has no usable name"),
         ('[[app]]\nname = "\\u001b[2J"\nexe = "/x"\n', "number 1: an app rule has no usable name"),
+        ("quota = 3\n", "`quota` must be a list of tables"),
+        ("[[quota]]\nname = 'x'\nlimt = '1GB'\n", "quota.* number 1 has an unknown key: limt"),
+        (f"{QUOTA}name = 'x'\n{QUOTA}name = 'y'\nuser = 'root'\n", "number 2: whom it is for is said 2 times"),
+        (f"{QUOTA}name = 'x'\n{QUOTA}name = 'x'\n", "number 2: name 'x' is taken by .* number 1"),
+        (f"{QUOTA}name = 'x'\nwarn = ['a']\n", r"number 1: warn \"\['a'\]\" is no list of percentages"),
+        (f"{QUOTA}name = 7\n", "number 1: name '7' is no text"),
+        (f"{QUOTA}name = 'x'\nall = 1\n", "number 1: all '1' is neither true nor false"),
         ('["\\u001b[2J"]\n', r"unknown key: \\x1b\[2J"),
     ],
 )
@@ -129,4 +139,9 @@ def test_an_empty_file_says_nothing() -> None:
 
 def test_the_example_in_the_docstring_is_one() -> None:
     example = (config.__doc__ or "").split("\n\n", 1)[1]
-    assert config.parse(example).apps == (Rule("Backup", exe="/usr/bin/restic"),)
+    assert config.parse(example) == Config(
+        apps=(Rule("Backup", exe="/usr/bin/restic"),),
+        quotas=(
+            Quota(*("backup", App("Backup"), "1GB", QuotaPer.DAY, Action(Then.BLOCK)), place="[[quota]] number 1"),
+        ),
+    )

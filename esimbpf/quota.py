@@ -1,0 +1,634 @@
+"""A quota, and what the counted use says about it: used, remaining, when it begins anew, and of what is to be told.
+
+All amounts are billable bytes. A quota is used up when what was used has reached the limit: the packet that reaches it
+passes, the next one does not.
+
+While a quota is held, because it is paused, or snoozed until a moment, what is used counts on, nothing is enforced
+and nothing is told. What is due when the hold ends is told then, of the period that then runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+
+from esimbpf.errors import UsageError
+from esimbpf.spans import Cycle, Per, Span, cycle_at, span_at
+from esimbpf.text import printable
+from esimbpf.units import parse_rate, parse_size
+from esimbpf.users import user_id, user_name
+
+__all__ = [
+    "FIELDS",
+    "LIMIT",
+    "NEVER",
+    "Action",
+    "App",
+    "Cgroup",
+    "Direction",
+    "Event",
+    "EventKind",
+    "Everybody",
+    "Exe",
+    "Kept",
+    "Quota",
+    "QuotaPer",
+    "Record",
+    "Standing",
+    "State",
+    "Then",
+    "User",
+    "When",
+    "Whom",
+    "advance",
+    "checked_link",
+    "checked_text",
+    "choice",
+    "parse_duration",
+    "parse_quota",
+    "period_at",
+    "whom_text",
+]
+
+NEVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
+"""The end of a period that has none."""
+LIMIT: Final = 100
+"""The level, in percent, that is the limit itself."""
+
+_LONGEST_NAME: Final = 64
+_LONGEST_LINK: Final = 127
+"""Of an alternative name (ALTIFNAMSIZ, include/uapi/linux/if.h)."""
+_RESERVED: Final = "saver"
+_CGROUPS: Final = "/sys/fs/cgroup"
+_UNIT: Final = re.compile(r"[^/\s]+\.(?:service|scope|slice|socket|mount|swap)")
+
+
+# -- what was agreed ---------------------------------------------------------------------
+
+
+class Direction(StrEnum):
+    """Which bytes count."""
+
+    BOTH = "both"
+    DOWN = "down"
+    UP = "up"
+
+
+class QuotaPer(StrEnum):
+    """How long a period is."""
+
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    """From Monday."""
+    MONTH = "month"
+    CYCLE = "cycle"
+    """Of the plan of the quota's link or profile."""
+    ONCE = "once"
+    """From when the quota was added; it never begins anew."""
+
+
+class When(StrEnum):
+    """Where the quota holds, if not everywhere; use of which this is not known counts for neither."""
+
+    ROAMING = "roaming"
+    HOME = "home"
+
+
+class Then(StrEnum):
+    """What is done at the limit."""
+
+    NOTIFY = "notify"
+    BLOCK = "block"
+    THROTTLE = "throttle"
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """All processes of an app."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exe:
+    """All processes of an executable file."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    """All processes in a cgroup and below it."""
+
+    path: str
+    """From the root of the cgroups on, with a slash before it; without one, the name of a systemd unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """All processes of a user."""
+
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Everybody:
+    """All that crosses, what is no process's included, except that of some apps."""
+
+    except_apps: tuple[str, ...] = ()
+
+
+Whom = App | Exe | Cgroup | User | Everybody
+
+
+def whom_text(whom: Whom) -> str:
+    """Whom a quota is for, in words."""
+    match whom:
+        case App(name):
+            return f"app {name}"
+        case Exe(path):
+            return f"executable {path}"
+        case Cgroup(path):
+            return f"cgroup {path}" if path.startswith("/") else f"unit {path}"
+        case User(uid):
+            return f"user {user_name(uid)}"
+        case Everybody(()):
+            return "all"
+        case Everybody(apps):
+            return f"all except {', '.join(apps)}"
+
+
+_SLOWEST: Final = "8kbit"
+_FASTEST: Final = "100Gbit"
+_LARGEST_PACKET: Final = 65536
+_BURST_S: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What is done at the limit."""
+
+    then: Then
+    rate: str = ""
+    """To which it is throttled, if it is; as it was written."""
+
+    @property
+    def bytes_per_second(self) -> int:
+        """The rate; 0 if it is not throttled."""
+        return int(parse_rate(self.rate)) if self.rate else 0
+
+    @property
+    def burst_bytes(self) -> int:
+        """What may pass at once after a pause: a quarter of a second's worth of the rate.
+
+        At least the largest packet that there is before it is segmented, 64 KiB, or that one would never pass.
+        """
+        return max(_LARGEST_PACKET, int(self.bytes_per_second * _BURST_S)) if self.rate else 0
+
+    def __str__(self) -> str:
+        """As `do` is written."""
+        return f"{self.then}:{self.rate}" if self.rate else str(self.then)
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What was agreed; `parse_quota` makes and checks it."""
+
+    name: str
+    whom: Whom
+    limit: str
+    """For each period, as it was written."""
+    per: QuotaPer
+    action: Action
+    direction: Direction = Direction.BOTH
+    link: str = ""
+    """Empty for every link."""
+    profile: str = ""
+    """The ICCID; empty for every SIM profile."""
+    when: When | None = None
+    """None for everywhere."""
+    warn: tuple[int, ...] = (80, 95)
+    """Percent of the limit, ascending."""
+    place: str = ""
+    """Where the configuration has it; empty if it was added with the command line."""
+
+    @property
+    def limit_bytes(self) -> int:
+        """Of a period."""
+        return parse_size(self.limit)
+
+    @property
+    def origin(self) -> str:
+        """`config`, or `state` for what was added with the command line."""
+        return "config" if self.place else "state"
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is kept, with the fields of the configuration; version 1."""
+        match self.whom:
+            case App(name):
+                whom: dict[str, Any] = {"app": name}
+            case Exe(path):
+                whom = {"exe": path}
+            case Cgroup(path):
+                whom = {"cgroup": path}
+            case User(uid):
+                whom = {"user": str(uid)}
+            case Everybody(apps):
+                whom = {"all": True, "except": list(apps)}
+        narrower = {"link": self.link, "profile": self.profile, "when": self.when and str(self.when)}
+        return {
+            "v": 1,
+            "name": self.name,
+            **whom,
+            "limit": self.limit,
+            "direction": str(self.direction),
+            "per": str(self.per),
+            **{key: value for key, value in narrower.items() if value},
+            "warn": list(self.warn),
+            "do": str(self.action),
+        }
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Quota:
+        """What `to_json` has made."""
+        return parse_quota({key: value for key, value in kept.items() if key != "v"})
+
+
+# -- what people write -------------------------------------------------------------------
+
+FIELDS: Final = frozenset(
+    (
+        *("name", "app", "exe", "cgroup", "user", "all", "except", "limit", "direction", "per"),
+        *("link", "profile", "when", "warn", "do"),
+    )
+)
+_WHOM: Final = ("app", "exe", "cgroup", "user", "all")
+
+
+def parse_quota(fields: Mapping[str, Any], place: str = "") -> Quota:
+    """A quota from its fields, as they are written in the configuration and on the command line.
+
+    None is as good as left out. Raises UsageError, which names the field, what was given and what is allowed.
+    """
+    given = {key: value for key, value in fields.items() if value is not None}
+    name = _name(_text(given, "name", f"1 to {_LONGEST_NAME} characters"))
+    quota = Quota(
+        name=name,
+        whom=_whom(given),
+        limit=_limit(given),
+        per=choice(QuotaPer, "per", _text(given, "per", _choices(QuotaPer))),
+        action=_action(_text(given, "do", _ACTIONS)),
+        direction=choice(Direction, "direction", _text(given, "direction") or Direction.BOTH),
+        link=checked_link(_text(given, "link")) if "link" in given else "",
+        profile=checked_text("profile", _text(given, "profile")) if "profile" in given else "",
+        when=choice(When, "when", _text(given, "when")) if "when" in given else None,
+        warn=_warn(given["warn"]) if "warn" in given else (80, 95),
+        place=place,
+    )
+    if not quota.limit_bytes and quota.action.then is not Then.BLOCK:
+        raise UsageError(
+            f"limit {quota.limit!r} leaves nothing to {quota.action.then}", "give more than 0 bytes, or: do block"
+        )
+    return quota
+
+
+def _text(given: Mapping[str, Any], field: str, allowed: str = "") -> str:
+    """What was given as text; with `allowed` there must be some."""
+    value = given.get(field, "")
+    if not isinstance(value, str):
+        raise UsageError(
+            f"{field} {printable(str(value))!r} is no text", f'write it in quotation marks: {field} = "{value}"'
+        )
+    if allowed and field not in given:
+        raise UsageError(f"{field} is missing", f"give it: {allowed}")
+    return value
+
+
+def checked_text(field: str, text: str, longest: int = _LONGEST_NAME) -> str:
+    """A text that can be shown as it is; UsageError if it is none."""
+    if not 1 <= len(text) <= longest or text.strip() != text or printable(text) != text:
+        raise UsageError(
+            f"{field} {printable(text)!r} cannot be used",
+            f"give 1 to {longest} characters that can be seen, with no space before or behind them",
+        )
+    return text
+
+
+def _name(text: str) -> str:
+    if text == _RESERVED:
+        raise UsageError(f"name {text!r} is taken by the saver mode", "give another name")
+    return checked_text("name", text)
+
+
+def checked_link(text: str) -> str:
+    """The name of a link, which need not be there; UsageError if no link can have it."""
+    if "/" in text or " " in text or text in (".", ".."):
+        raise UsageError(f"link {printable(text)!r} is no interface's name", "esimbpf links shows which there are")
+    return checked_text("link", text, _LONGEST_LINK)
+
+
+_PATH: Final = 4095
+"""PATH_MAX without its NUL (include/uapi/linux/limits.h)."""
+
+
+def _whom(given: Mapping[str, Any]) -> Whom:
+    if not isinstance(given.get("all", False), bool):
+        raise UsageError(f"all {printable(str(given['all']))!r} is neither true nor false", "write: all = true")
+    named = [field for field in _WHOM if given.get(field, False) is not False]
+    if len(named) != 1:
+        what = f"said {len(named)} times: {', '.join(named)}" if named else "missing"
+        raise UsageError(f"whom it is for is {what}", f"give one of: {', '.join(_WHOM)}")
+    if "except" in given and named != ["all"]:
+        raise UsageError(f"except goes with all, and {named[0]} was given", "leave except out, or give all")
+    match named[0]:
+        case "app":
+            return App(checked_text("app", _text(given, "app"), 255))
+        case "exe":
+            path = checked_text("exe", _text(given, "exe"), _PATH)
+            if not path.startswith("/") or path.endswith("/"):
+                raise UsageError(f"exe {path!r} is no path of a file from the root on", "for example: /usr/bin/restic")
+            return Exe(path)
+        case "cgroup":
+            return Cgroup(_cgroup(checked_text("cgroup", _text(given, "cgroup"), _PATH)))
+        case "user":
+            user = given["user"]
+            try:
+                return User(user_id(str(user) if isinstance(user, int) else _text(given, "user")))
+            except UsageError as error:
+                raise UsageError(f"user {printable(str(user))!r} is nobody's name or id", error.hint) from error
+        case _:
+            return Everybody(_except(given.get("except", ())))
+
+
+def _cgroup(text: str) -> str:
+    path = text.removeprefix(_CGROUPS).rstrip("/")
+    if _UNIT.fullmatch(path) or (path.startswith("/") and ".." not in path.split("/")):
+        return path
+    raise UsageError(
+        f"cgroup {text!r} is neither a path below {_CGROUPS} nor a unit",
+        "for example: /system.slice/backup.service, or backup.service; for all there is: all",
+    )
+
+
+def _except(given: object) -> tuple[str, ...]:
+    apps = [given] if isinstance(given, str) else given
+    if not isinstance(apps, list | tuple) or not all(isinstance(app, str) for app in apps):
+        raise UsageError(f"except {printable(str(given))!r} is no list of apps", 'write: except = ["ssh", "backup"]')
+    return tuple(dict.fromkeys(checked_text("except", app, 255) for app in apps))
+
+
+def _limit(given: Mapping[str, Any]) -> str:
+    limit = given.get("limit")
+    text = str(limit) if isinstance(limit, int) and not isinstance(limit, bool) else ""
+    text = text or _text(given, "limit", "a size as 500MB, 1.5GiB or 1200B")
+    try:
+        parse_size(text)
+    except UsageError as error:
+        raise UsageError(f"limit {error.message}", error.hint) from error
+    return text.strip()
+
+
+_ACTIONS: Final = "notify, block, or throttle:RATE as in throttle:128kbit"
+
+
+def _action(text: str) -> Action:
+    kind, colon, rate = text.partition(":")
+    if kind not in tuple(Then) or bool(colon) != (kind == Then.THROTTLE):
+        raise UsageError(f"do {printable(text)!r} is nothing that can be done", f"give one of: {_ACTIONS}")
+    if not colon:
+        return Action(Then(kind))
+    try:
+        fits = parse_rate(_SLOWEST) <= parse_rate(rate) <= parse_rate(_FASTEST)
+    except UsageError as error:
+        raise UsageError(f"do {printable(text)!r}: {error.message}", error.hint) from error
+    if not fits:
+        raise UsageError(
+            f"do {printable(text)!r} is too slow or too fast", f"give a rate from {_SLOWEST} to {_FASTEST}"
+        )
+    return Action(Then.THROTTLE, rate.strip())
+
+
+def _warn(given: object) -> tuple[int, ...]:
+    """Of a list of numbers, or of text as `80,95` or `none`."""
+    if isinstance(given, str):
+        parts = [] if given == "none" else [part.strip() for part in given.split(",")]
+        levels = [int(part) if re.fullmatch("[0-9]{1,2}", part) else 0 for part in parts]
+    else:
+        levels = [one if type(one) is int else 0 for one in given] if isinstance(given, list | tuple) else [0]
+    if not all(1 <= level < LIMIT for level in levels):
+        raise UsageError(
+            f"warn {printable(str(given))!r} is no list of percentages",
+            "give numbers from 1 to 99, for example 80,95, or none; at the limit itself it is always told",
+        )
+    return tuple(sorted(set(levels)))
+
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+def choice(kind: type[_Choice], field: str, text: str) -> _Choice:
+    """What was chosen for a field; UsageError if it is none of what there is."""
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise UsageError(
+            f"{field} {printable(text)!r} is none of what there is", f"give one of: {_choices(kind)}"
+        ) from error
+
+
+def _choices(kind: type[StrEnum]) -> str:
+    return ", ".join(kind)
+
+
+_DURATION: Final = re.compile(r"([0-9]{1,6})([mhdw])")
+_MINUTES: Final = {"m": 1, "h": 60, "d": 1440, "w": 10080}
+_LONGEST: Final = timedelta(days=366)
+
+
+def parse_duration(text: str) -> timedelta:
+    """A duration: `30m`, `2h`, `1d`, `1w`; UsageError if it is none, or longer than a year."""
+    found = _DURATION.fullmatch(text)
+    duration = timedelta(minutes=int(found[1]) * _MINUTES[found[2]]) if found else timedelta(0)
+    if not timedelta(0) < duration <= _LONGEST:
+        raise UsageError(
+            f"{printable(text)!r} is no duration from a minute to a year", "write it as 30m, 2h, 1d or until-reset"
+        )
+    return duration
+
+
+# -- how it stands -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A quota, and what is known of it beside what was agreed."""
+
+    quota: Quota
+    added: datetime
+    """Since when it counts."""
+    said_bytes: int | None = None
+    """What had been used, at `added`, of the period in which that was, as a person said; None if nobody did."""
+    counted_bytes: int = 0
+    """What the ledger had of it at `added`, and `said_bytes` stands for."""
+    paused: bool = False
+    snoozed_until: datetime | None = None
+
+
+def period_at(kept: Kept, moment: datetime, zone: tzinfo, cycle: Cycle | None = None) -> Span | None:
+    """The period of a quota in which a moment lies; None if it lies in none.
+
+    Per cycle that is so without a plan's cycle, and before and after a single one.
+    """
+    match kept.quota.per:
+        case QuotaPer.ONCE:
+            return Span(kept.added, NEVER)
+        case QuotaPer.CYCLE:
+            return cycle_at(cycle, moment, zone) if cycle else None
+        case per:
+            return span_at(Per(per.value), moment, zone)
+
+
+class State(StrEnum):
+    """What a quota does."""
+
+    IN_FORCE = "in force"
+    EXCEEDED = "exceeded"
+    """It is in force, and the limit has been reached."""
+    PAUSED = "paused"
+    SNOOZED = "snoozed"
+    NOT_IN_FORCE = "not in force"
+    """It has no period at the moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a quota stands at a moment."""
+
+    kept: Kept
+    now: datetime
+    zone: tzinfo
+    """In which its periods begin."""
+    period: Span | None
+    used_bytes: int = 0
+    reason: str = ""
+    """Why there is no period, if there is none."""
+
+    @property
+    def remaining_bytes(self) -> int:
+        """Of the limit; 0 if it is used up."""
+        return max(0, self.kept.quota.limit_bytes - self.used_bytes)
+
+    @property
+    def used_part(self) -> float:
+        """Of the limit; more than 1 if more was used."""
+        limit = self.kept.quota.limit_bytes
+        return self.used_bytes / limit if limit else 1.0
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Those that are reached, in percent and ascending, the limit itself (100) included."""
+        limit = self.kept.quota.limit_bytes
+        # Of a limit of nothing there is no part.
+        levels = (*self.kept.quota.warn, LIMIT) if limit else (LIMIT,)
+        return tuple(level for level in levels if self.used_bytes * LIMIT >= limit * level) if self.period else ()
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether the limit has been reached."""
+        return LIMIT in self.levels
+
+    @property
+    def resets(self) -> datetime | None:
+        """When the next period begins; None if none does, or it is not known when."""
+        return self.period.end if self.period and self.period.end != NEVER else None
+
+    @property
+    def snoozed(self) -> bool:
+        """Whether it is held until a moment that has not come."""
+        return self.kept.snoozed_until is not None and self.now < self.kept.snoozed_until
+
+    @property
+    def held(self) -> bool:
+        """Whether it only counts, and neither is enforced nor tells anything."""
+        return self.kept.paused or self.snoozed
+
+    @property
+    def state(self) -> State:
+        """What the quota does."""
+        if self.kept.paused:
+            return State.PAUSED
+        if self.snoozed:
+            return State.SNOOZED
+        if self.period is None:
+            return State.NOT_IN_FORCE
+        return State.EXCEEDED if self.exceeded else State.IN_FORCE
+
+    def stop_at_bytes(self, counter_bytes: int) -> int | None:
+        """The value of the kernel's counter at which the quota is used up, if it is now at `counter_bytes`.
+
+        None if nothing is to be enforced.
+        """
+        return None if self.held or self.period is None else counter_bytes + self.remaining_bytes
+
+
+# -- of what is to be told ---------------------------------------------------------------
+
+
+class EventKind(StrEnum):
+    """What has happened to a quota."""
+
+    WARNING = "quota.warning"
+    EXCEEDED = "quota.exceeded"
+    RESET = "quota.reset"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Of what is to be told."""
+
+    kind: EventKind
+    standing: Standing
+    level: int | None = None
+    """In percent, of a warning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What has been told of a period."""
+
+    period: Span
+    limit_bytes: int
+    """For which the levels were reached."""
+    fired: tuple[int, ...] = ()
+    """The levels of which was told, in percent and ascending, 100 for the limit itself."""
+
+
+def advance(standing: Standing, known: Sequence[Record]) -> tuple[Record | None, tuple[Event, ...]]:
+    """What is due by how a quota stands, and the period's record after it; none without a period.
+
+    `known` are the records of all periods that the quota has been in, so that each event is told once for each period,
+    wherever the clock is set in between: a period that has been entered is never entered again, and none is passed
+    over for the sake of a later one. Where the limit was changed, and where periods are cut anew (in another zone, or
+    by another plan), only those levels stay told that are still reached.
+    """
+    if standing.period is None:
+        return None, ()
+    period, limit, reached = standing.period, standing.kept.quota.limit_bytes, standing.levels
+    same = [one for one in known if one.period.begin == period.begin]
+    before = same or [one for one in known if one.period.begin < period.end and period.begin < one.period.end]
+    fired = {level for one in before for level in one.fired}
+    if not same or same[0].limit_bytes != limit:
+        fired &= set(reached)
+    if standing.held:
+        return Record(period, limit, tuple(sorted(fired))), ()
+    events = [Event(EventKind.RESET, standing)] if known and not before else []
+    for level in reached:
+        if level not in fired:
+            told = (EventKind.EXCEEDED, None) if level == LIMIT else (EventKind.WARNING, level)
+            events.append(Event(told[0], standing, told[1]))
+    return Record(period, limit, tuple(sorted(fired | set(reached)))), tuple(events)
