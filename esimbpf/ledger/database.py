@@ -15,7 +15,7 @@ from typing import Final
 from esimbpf.errors import EsimbpfError, LedgerError
 from esimbpf.text import printable
 
-__all__ = ["DEFAULT_STATE_DIR", "FILE_NAME", "MIGRATIONS", "LedgerError", "connect", "transaction"]
+__all__ = ["DEFAULT_STATE_DIR", "FILE_NAME", "MIGRATIONS", "LedgerError", "connect", "empty", "transaction"]
 
 DEFAULT_STATE_DIR: Final = Path("/var/lib/esimbpf")
 FILE_NAME: Final = "ledger.db"
@@ -161,9 +161,57 @@ def _plans(db: sqlite3.Connection) -> None:
     db.execute("CREATE TABLE plan (target TEXT PRIMARY KEY, plan TEXT NOT NULL) STRICT, WITHOUT ROWID")
 
 
+_QUOTA_TABLES: Final = """\
+-- What was agreed with the command line; quota is JSON, as esimbpf/quota.py writes it.
+CREATE TABLE quota (
+    name TEXT PRIMARY KEY,
+    quota TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Of a quota, one of the configuration included: since when it counts; what was used of the period in which that was,
+-- as a person has said, which stands for counted_bytes of the ledger (null: nobody has said); whether and until when
+-- it is held; and the kernel's own count of it as it was folded in last, of which attachment.
+CREATE TABLE quota_state (
+    name TEXT PRIMARY KEY,
+    added_s REAL NOT NULL,
+    said_bytes INTEGER,
+    counted_bytes INTEGER NOT NULL,
+    paused INTEGER NOT NULL DEFAULT 0,
+    snoozed_until_s REAL,
+    attach_id TEXT NOT NULL DEFAULT '',
+    kernel_bytes INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
+-- Of a period of a quota: what the kernel has counted in it, and the levels, in percent and as a JSON list, of which
+-- was told, 100 for the limit itself (null: nobody has looked yet whether there is anything to tell), and for which
+-- limit that was.
+CREATE TABLE quota_period (
+    name TEXT NOT NULL REFERENCES quota_state (name) ON DELETE CASCADE,
+    begin_s REAL NOT NULL,
+    end_s REAL NOT NULL,
+    period_bytes INTEGER NOT NULL DEFAULT 0,
+    limit_bytes INTEGER NOT NULL,
+    fired TEXT,
+    PRIMARY KEY (name, begin_s)
+) STRICT, WITHOUT ROWID;
+
+-- The saver mode, if it is on: one row of JSON, as esimbpf/saver.py writes it.
+CREATE TABLE saver (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    saver TEXT NOT NULL
+) STRICT;
+"""
+
+
+def _quotas(db: sqlite3.Connection) -> None:
+    for statement in _QUOTA_TABLES.split(";\n\n"):
+        db.execute(statement)
+
+
 MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
     ("the first tables", _first),
     ("plans", _plans),
+    ("quotas", _quotas),
 )
 """By name, in their order; the number of those that were made is the file's user_version."""
 
@@ -197,6 +245,14 @@ def connect(state_dir: Path, read_only: bool = False) -> sqlite3.Connection:
         except BaseException:
             db.close()
             raise
+    return db
+
+
+def empty() -> sqlite3.Connection:
+    """A ledger without anything in it, in memory: what is known where there is none."""
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    for _, migrate in MIGRATIONS:
+        migrate(db)
     return db
 
 
