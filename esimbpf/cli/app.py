@@ -15,8 +15,10 @@ from esimbpf.cli.doctor import doctor
 from esimbpf.cli.links import links
 from esimbpf.cli.options import Common, EngineName
 from esimbpf.cli.plan import plan
+from esimbpf.cli.quota import quota
 from esimbpf.cli.report import report
 from esimbpf.cli.run import run
+from esimbpf.cli.saver import saver
 from esimbpf.cli.top import top
 from esimbpf.cli.watch import watch
 from esimbpf.config import DEFAULT_PATH
@@ -88,5 +90,7 @@ app.command()(status)
 app.command()(daemon)
 app.command()(report)
 app.add_typer(plan, name="plan")
+app.add_typer(quota, name="quota")
+app.add_typer(saver, name="saver")
 app.command()(demo)
 app.command()(doctor)
