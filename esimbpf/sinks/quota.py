@@ -105,9 +105,9 @@ def saver_sentence(saver: Saver | None) -> str:
     if saver is None:
         return "saver mode is off"
     allowed = [*saver.allow, *(service.upper() for service in saver.services)]
-    where = " ".join([f" on {saver.link}"] * bool(saver.link) + ([f" {_WHEN[saver.when]}"] if saver.when else []))
     whose = f"only {', '.join(allowed)} may use" if allowed else "nothing may use"
-    return f"saver mode is on: {whose} {'the link' if saver.link else 'the links'}{where}"
+    where = f" {_WHEN[saver.when]}" if saver.when else ""
+    return f"saver mode is on: {whose} {saver.link or 'any link'}{where}"
 
 
 # -- for people --------------------------------------------------------------------------
@@ -116,9 +116,9 @@ def saver_sentence(saver: Saver | None) -> str:
 def quotas_table(
     told: Sequence[Standing], width: int, units: Units = Units.SI, ascii_only: bool = False
 ) -> RenderableType:
-    """All quotas, a row each; where the terminal is narrow, a paragraph each."""
+    """All quotas, a row each, and below why some do nothing; where the terminal is narrow, a paragraph each."""
     if width < _WIDE:
-        return Group(*(_paragraph(one, units, ascii_only) for one in told))
+        return Text("\n\n", overflow="fold").join(_paragraph(one, units, ascii_only) for one in told)
     table = Table(box=_ASCII_HEAD if ascii_only else SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for title in ("name", "whom", "limit"):
         table.add_column(title, overflow="fold", min_width=6)
@@ -128,7 +128,7 @@ def quotas_table(
     table.add_column("resets", no_wrap=True)
     table.add_column("then", no_wrap=True)
     table.add_column("origin", no_wrap=True)
-    table.add_column("state", overflow="fold", min_width=12)
+    table.add_column("state", no_wrap=True)
     for one in told:
         quota = one.kept.quota
         direction = [] if quota.direction is Direction.BOTH else [f"{quota.direction} only"]
@@ -143,19 +143,20 @@ def quotas_table(
             _moment(one.resets, one.zone) if one.resets else "never" if known else "",
             str(quota.action),
             quota.origin,
-            Text(_state(one), _STYLES[one.state]),
+            Text(one.state, _STYLES[one.state]),
         )
-    return table
+    more = [Text(f"{one.kept.quota.name}: {_state(one)}") for one in told if _state(one) != one.state]
+    return Group(table, *more)
 
 
 def _paragraph(one: Standing, units: Units, ascii_only: bool) -> Text:
     quota = one.kept.quota
-    lines = Text.assemble((quota.name, "bold"), quota_sentence(quota)[len(quota.name) :], "\n", overflow="fold")
+    lines = Text.assemble((quota.name, "bold"), quota_sentence(quota)[len(quota.name) :], "\n")
     if one.period:
         used = f"{bytes_text(one.used_bytes, units)} used, {bytes_text(one.remaining_bytes, units)} left, "
         resets = f"resets {_moment(one.resets, one.zone)}" if one.resets else "never resets"
         lines.append(Text.assemble("  ", _bar(one, _BAR, ascii_only), "  ", used, resets, "\n"))
-    return lines.append(Text.assemble("  ", (_state(one), _STYLES[one.state]), f"; {_origin(quota)}\n"))
+    return lines.append(Text.assemble("  ", (_state(one), _STYLES[one.state]), f"; {_origin(quota)}"))
 
 
 def _bar(one: Standing, width: int, ascii_only: bool) -> Text:

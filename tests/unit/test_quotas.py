@@ -1,0 +1,578 @@
+"""Quotas in the ledger, and the command line that keeps them: what was counted decides how they stand."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from esimbpf.errors import CannotError, UsageError
+from esimbpf.ledger import plans, quotas
+from esimbpf.ledger.database import connect, empty, transaction
+from esimbpf.ledger.fold import thin
+from esimbpf.plan import Plan
+from esimbpf.quota import NEVER, EventKind, Quota, Standing, parse_quota
+from esimbpf.sinks.jsonlines import schema
+from esimbpf.spans import Monthly, Once, Span
+from esimbpf.text import printable
+
+MB = 1_000_000
+NOW = datetime(2026, 11, 18, 12, 7, 30, tzinfo=UTC)
+DAY = Span(datetime(2026, 11, 18, tzinfo=UTC), datetime(2026, 11, 19, tzinfo=UTC))
+FIELDS = {"name": "backup", "app": "restic", "limit": "100MB", "per": "day", "do": "block"}
+VALID = Draft202012Validator(schema(), format_checker=Draft202012Validator.FORMAT_CHECKER)
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    with closing(connect(tmp_path)) as opened:
+        known(opened)
+        yield opened
+
+
+def known(db: sqlite3.Connection) -> None:
+    db.execute("INSERT INTO link VALUES (1, 'wwan0'), (2, 'wwan1')")
+    db.execute("INSERT INTO app VALUES (1, 'restic'), (2, 'ssh')")
+    db.execute("INSERT INTO profile VALUES (2, '8949')")
+
+
+def moved(
+    db: sqlite3.Connection,
+    rx: int,
+    tx: int = 0,
+    *,
+    at: datetime = NOW,
+    app: int = 1,
+    uid: int = 1000,
+    link: int = 1,
+    profile: int = 1,
+    roaming: int = -1,
+    kind: str = "app",
+) -> None:
+    for table, step in (("minute", 60), ("quarter", 900)):
+        db.execute(
+            f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 1) ON CONFLICT DO UPDATE "
+            "SET rx_bytes = rx_bytes + excluded.rx_bytes, tx_bytes = tx_bytes + excluded.tx_bytes",
+            (int(at.timestamp()) // step * step, link, profile, roaming, kind, app, uid, rx, tx),
+        )
+
+
+def quota(**changed: Any) -> Quota:
+    return parse_quota({**FIELDS, **changed})
+
+
+def add(db: sqlite3.Connection, said_bytes: int | None = None, now: datetime = NOW, **changed: Any) -> None:
+    quotas.keep(db, quotas.added(db, quota(**changed), now, said_bytes, UTC))
+
+
+def stand(db: sqlite3.Connection, now: datetime = NOW, configured: Sequence[Quota] = ()) -> Standing:
+    [told] = quotas.standings(db, configured, now, UTC)
+    return told
+
+
+# -- how far it is used ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "used"),
+    [
+        ({}, 1000 + 100 + 3 + 5),
+        ({"direction": "down"}, 1000 + 3 + 5),
+        ({"direction": "up"}, 100),
+        ({"link": "wwan1"}, 3),
+        ({"link": "wwan7"}, 0),
+        ({"profile": "8949"}, 5),
+        ({"app": None, "user": "1000"}, 1000 + 100 + 5 + 20_000),
+        ({"app": None, "user": "1001"}, 3),
+        ({"app": None, "all": True}, 1108 + 20_000 + 700),
+        ({"app": None, "all": True, "except": ["ssh"]}, 1108 + 700),
+        ({"app": None, "all": True, "when": "roaming"}, 5),
+        ({"app": None, "all": True, "when": "home"}, 20_000),
+        ({"app": "firefox"}, 0),
+    ],
+)
+def test_only_what_a_quota_is_about_counts(db: sqlite3.Connection, changed: dict[str, Any], used: int) -> None:
+    moved(db, 1000, 100, at=DAY.begin)
+    moved(db, 3, link=2, uid=1001)
+    moved(db, 5, profile=2, roaming=1)
+    moved(db, 20_000, app=2, roaming=0)
+    moved(db, 700, kind="kernel", app=0, uid=-1)
+    moved(db, 9_000_000, at=DAY.begin - timedelta(minutes=1))
+    add(db, **changed)
+    assert stand(db).used_bytes == used
+    assert stand(db).period == DAY
+
+
+def test_what_a_person_says_stands_for_what_was_counted_until_then(db: sqlite3.Connection) -> None:
+    moved(db, 40 * MB)
+    add(db, said_bytes=70 * MB)
+    assert stand(db).used_bytes == 70 * MB
+    moved(db, 5)
+    assert stand(db).used_bytes == 70 * MB + 5
+    tomorrow = NOW + timedelta(days=1)
+    moved(db, 7, at=tomorrow)
+    assert stand(db, tomorrow).used_bytes == 7
+
+
+def test_once_counts_from_when_it_was_added_also_when_the_minutes_are_forgotten(db: sqlite3.Connection) -> None:
+    moved(db, 40 * MB)
+    add(db, per="once")
+    assert (stand(db).used_bytes, stand(db).resets) == (0, None)
+    moved(db, 5)
+    later = NOW + timedelta(days=30)
+    moved(db, 7, at=later)
+    assert stand(db, later).used_bytes == 12
+    thin(db, later.timestamp())
+    assert stand(db, later).used_bytes == 12
+
+
+def test_the_day_is_that_of_the_plan(db: sqlite3.Connection) -> None:
+    plans.keep(db, Plan("link:wwan0", "10GB", Monthly(15), "Asia/Tokyo", NOW))
+    add(db, link="wwan0")
+    period = stand(db).period
+    assert period
+    assert period.begin == datetime(2026, 11, 17, 15, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("targets", "changed", "begin", "reason"),
+    [
+        ((), {}, None, "no plan is known: esimbpf plan set"),
+        ((), {"link": "wwan0"}, None, "no plan is known for wwan0: esimbpf plan set"),
+        (("link:wwan0",), {}, 15, ""),
+        (("link:wwan1",), {"link": "wwan0"}, None, "no plan is known for wwan0: esimbpf plan set"),
+        (("link:wwan0", "link:wwan1"), {}, None, "there are several plans, and it names neither link nor profile"),
+        (("link:wwan0", "profile:8949"), {"link": "wwan0", "profile": "8949"}, 16, ""),
+        (("link:wwan0",), {"link": "wwan0", "profile": "8949"}, 15, ""),
+    ],
+)
+def test_a_cycle_is_that_of_the_profiles_or_links_plan(
+    db: sqlite3.Connection, targets: Sequence[str], changed: dict[str, Any], begin: int | None, reason: str
+) -> None:
+    for number, target in enumerate(targets):
+        plans.keep(db, Plan(target, "10GB", Monthly(15 + number), "UTC", NOW))
+    add(db, per="cycle", **changed)
+    told = stand(db)
+    assert (told.reason, told.period and told.period.begin.day) == (reason, begin)
+
+
+def test_a_travel_plan_that_was_not_used_yet_has_no_cycle(db: sqlite3.Connection) -> None:
+    plans.keep(db, Plan("link:wwan0", "1GB", Once(7), "UTC", NOW))
+    add(db, per="cycle")
+    assert stand(db).reason == "the plan's only cycle is not under way"
+    moved(db, 5)
+    assert (stand(db).reason, stand(db).used_bytes) == ("", 5)
+
+
+def test_what_the_ledger_cannot_tell_the_kernel_counts(db: sqlite3.Connection) -> None:
+    add(db, said_bytes=1000, app=None, exe="/usr/bin/restic")
+    one = stand(db).kept.quota
+
+    def fold(attach_id: str, counter: int, now: datetime = NOW) -> int:
+        period = quotas.period_of(db, stand(db).kept, now, UTC)
+        with transaction(db):
+            quotas.fold_kernel(db, one, period, attach_id, counter)
+        return stand(db, now).used_bytes
+
+    tomorrow = NOW + timedelta(days=1)
+    assert fold("a", 50) == 1050
+    assert fold("a", 50) == 1050
+    assert fold("a", 80) == 1080
+    # A new attachment, of which all is new; what is less than before is never taken away.
+    assert fold("b", 5) == 1085
+    assert fold("b", 3) == 1085
+    assert fold("b", 10, tomorrow) == 7
+    # The clock is set back: the day is the same one.
+    assert fold("b", 11) == 1086
+    assert fold("b", 12, tomorrow) == 8
+    # What is counted while no period runs is nobody's.
+    with transaction(db):
+        quotas.fold_kernel(db, one, None, "b", 100)
+    assert fold("b", 101, tomorrow) == 9
+
+
+def test_a_day_that_is_cut_anew_goes_on_where_it_was(db: sqlite3.Connection) -> None:
+    add(db, app=None, cgroup="backup.service", link="wwan0")
+    one = stand(db).kept
+    quotas.fold_kernel(db, one.quota, stand(db).period, "a", 60 * MB)
+    plans.keep(db, Plan("link:wwan0", "10GB", Monthly(15), "Asia/Tokyo", NOW))
+    assert stand(db).used_bytes == 60 * MB
+    quotas.fold_kernel(db, one.quota, stand(db).period, "a", 61 * MB)
+    assert stand(db).used_bytes == 61 * MB
+
+
+# -- what is due -------------------------------------------------------------------------
+
+
+def test_what_was_told_is_not_told_again_by_the_next_daemon(db: sqlite3.Connection, tmp_path: Path) -> None:
+    add(db)
+    moved(db, 85 * MB)
+    [event] = quotas.record(db, stand(db))
+    assert (event.kind, event.level) == (EventKind.WARNING, 80)
+    with closing(connect(tmp_path)) as another:
+        assert quotas.record(another, stand(another)) == ()
+        tomorrow = NOW + timedelta(days=1)
+        assert [event.kind for event in quotas.record(another, stand(another, tomorrow))] == [EventKind.RESET]
+
+
+def test_a_period_in_which_the_kernel_has_counted_first_begins_like_any_other(db: sqlite3.Connection) -> None:
+    add(db, app=None, exe="/usr/bin/restic")
+    quotas.record(db, stand(db))
+    tomorrow = NOW + timedelta(days=1)
+    quotas.fold_kernel(db, stand(db).kept.quota, stand(db, tomorrow).period, "a", 90 * MB)
+    told = quotas.record(db, stand(db, tomorrow))
+    assert [event.kind for event in told] == [EventKind.RESET, EventKind.WARNING]
+    assert stand(db, tomorrow).used_bytes == 90 * MB
+
+
+def test_once_is_told_once(db: sqlite3.Connection) -> None:
+    add(db, per="once")
+    moved(db, 100 * MB)
+    assert len(quotas.record(db, stand(db))) == 3
+    assert quotas.record(db, stand(db, NOW + timedelta(days=4000))) == ()
+    [(end_s,)] = db.execute("SELECT end_s FROM quota_period")
+    assert end_s == NEVER.timestamp()
+
+
+def test_only_so_many_periods_stay_known(db: sqlite3.Connection) -> None:
+    add(db, per="hour")
+    for hours in (200, *range(150), 3):
+        quotas.record(db, stand(db, NOW + timedelta(hours=hours)))
+    assert db.execute("SELECT count(*) FROM quota_period").fetchone()[0] in (100, 101)
+
+
+# -- the configuration's -----------------------------------------------------------------
+
+
+CONFIGURED = parse_quota({**FIELDS, "name": "phone", "per": "once"}, "[[quota]] number 1 of /etc/x.toml")
+
+
+def test_one_of_the_configuration_counts_from_when_it_was_noted(db: sqlite3.Connection) -> None:
+    moved(db, 40)
+    assert stand(db, configured=[CONFIGURED]).kept.added == NOW
+    quotas.note(db, [CONFIGURED], NOW, UTC)
+    moved(db, 2)
+    later = NOW + timedelta(days=3)
+    quotas.note(db, [CONFIGURED], later, UTC)
+    told = stand(db, later, [CONFIGURED])
+    assert (told.kept.added, told.used_bytes, told.kept.quota.origin) == (NOW, 2, "config")
+
+
+def test_one_of_the_configuration_is_held_by_its_name_and_not_removed(db: sqlite3.Connection) -> None:
+    [told] = quotas.chosen(db, ["phone"], [CONFIGURED], NOW, UTC)
+    quotas.hold(db, told.kept, None)
+    assert stand(db, configured=[CONFIGURED]).kept.paused
+    quotas.hold(db, told.kept, NOW + timedelta(hours=1))
+    assert stand(db, configured=[CONFIGURED]).state == "snoozed"
+    quotas.resume(db, told.kept)
+    assert not stand(db, configured=[CONFIGURED]).held
+    with pytest.raises(UsageError, match=r"stands in the configuration: .* number 1 of /etc/x\.toml"):
+        quotas.remove(db, ["phone"], [CONFIGURED])
+
+
+def test_two_of_one_name_are_an_error_that_names_both_places_and_the_way_out_works(db: sqlite3.Connection) -> None:
+    add(db, name="phone")
+    with pytest.raises(UsageError) as refused:
+        quotas.kept(db, [CONFIGURED], NOW)
+    assert "number 1 of /etc/x.toml, and one that was added with the command line" in refused.value.message
+    quotas.remove(db, ["phone"], [CONFIGURED])
+    assert [one.quota for one in quotas.kept(db, [CONFIGURED], NOW)] == [CONFIGURED]
+
+
+def test_a_name_can_be_given_once(db: sqlite3.Connection) -> None:
+    add(db)
+    with pytest.raises(UsageError, match="name 'backup' is taken: among those"):
+        add(db, per="week")
+    with pytest.raises(UsageError, match=r"name 'phone' is taken: \[\[quota\]\] number 1"):
+        quotas.keep(db, quotas.added(db, quota(name="phone"), NOW, None, UTC), [CONFIGURED])
+
+
+def test_what_is_left_of_one_of_the_configuration_is_not_the_next_ones(db: sqlite3.Connection) -> None:
+    [told] = quotas.chosen(db, ["phone"], [CONFIGURED], NOW, UTC)
+    quotas.hold(db, told.kept, None)
+    add(db, name="phone")
+    assert not stand(db).kept.paused
+
+
+def test_there_are_no_more_than_the_kernel_can_hold(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(8):
+        spared: dict[str, Any] = {"except": [f"app{number}"]}
+        add(db, name=f"q{number}", app=None, all=True, **spared)
+    with pytest.raises(UsageError, match=r"there are 8 quotas for the same already: q0, .*q7"):
+        add(db, name="another", app=None, all=True)
+    add(db, name="of an app")
+    monkeypatch.setattr(quotas, "MOST", 9)
+    with pytest.raises(UsageError, match="there are 9 quotas already"):
+        add(db, name="one more", app="ssh")
+
+
+def test_all_are_removed_or_none(db: sqlite3.Connection) -> None:
+    add(db)
+    with pytest.raises(CannotError, match="no quota is named 'x'"):
+        quotas.remove(db, ["backup", "x"])
+    assert stand(db).kept.quota.name == "backup"
+    quotas.record(db, stand(db))
+    quotas.remove(db, ["backup", "backup"])
+    assert [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES] == [0, 0, 0]
+
+
+TABLES = ("quota", "quota_state", "quota_period")
+
+
+def test_the_daemon_sees_that_something_was_changed(db: sqlite3.Connection, tmp_path: Path) -> None:
+    before = quotas.version(db)
+    moved(db, 1)
+    assert quotas.version(db) == before
+    with closing(connect(tmp_path)) as another:
+        add(another)
+    assert quotas.version(db) != before
+
+
+def test_an_empty_ledger_knows_nothing() -> None:
+    with closing(empty()) as db:
+        assert quotas.standings(db, [], NOW, UTC) == []
+        assert quotas.saver(db) is None
+        assert stand(db, configured=[replace(CONFIGURED, place="x")]).used_bytes == 0
+
+
+# -- the command line --------------------------------------------------------------------
+
+
+def esimbpf(state_dir: Path, *words: str, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    config = state_dir.parent / f"{state_dir.name}.toml"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "esimbpf", "--state-dir", str(state_dir)),
+            *(("--config", str(config)) if config.exists() else ()),
+            *words,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "TZ": "Europe/Berlin", "COLUMNS": "120", **environment},
+    )
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+ADD = (
+    "quota",
+    "add",
+    "backup",
+    "--app",
+    "restic",
+    "--limit",
+    "1GB",
+    "--per",
+    "day",
+    "--link",
+    "wwan0",
+    "--do",
+    "block",
+)
+NO_DAEMON = "esimbpf: no daemon is at work: nothing is enforced until `esimbpf daemon` runs\n"
+
+
+def test_a_quota_is_added_listed_held_and_removed(tmp_path: Path) -> None:
+    added = esimbpf(tmp_path, *ADD)
+    assert added.stdout == (
+        "backup (app restic): at most 1 GB a day, down and up, on wwan0; then blocked. "
+        "Used today: 0 B, as was counted.\n"
+    )
+    assert added.stderr == ("esimbpf: no app 'restic' was counted yet; esimbpf report shows the names\n" + NO_DAEMON)
+    with closing(connect(tmp_path)) as db:
+        known(db)
+        moved(db, 400_000_007, at=datetime.now(UTC))
+    listed = esimbpf(tmp_path, "quota", "list")
+    assert "backup" in listed.stdout
+    assert "400 MB" in listed.stdout
+    assert listed.stderr == NO_DAEMON
+    [told] = map(json.loads, esimbpf(tmp_path, "quota", "list", "--json").stdout.splitlines())
+    assert (told["used_bytes"], told["remaining_bytes"], told["state"]) == (400_000_007, 599_999_993, "in force")
+    assert list(VALID.iter_errors(told)) == []
+    esimbpf(tmp_path, "quota", "pause", "backup")
+    assert "paused" in esimbpf(tmp_path, "quota", "show", "backup").stdout
+    esimbpf(tmp_path, "quota", "snooze", "backup", "2h")
+    [told] = map(json.loads, esimbpf(tmp_path, "quota", "show", "backup", "--json").stdout.splitlines())
+    assert (told["state"], told["paused"], told["limit_bytes"]) == ("snoozed", False, 1000 * MB)
+    esimbpf(tmp_path, "quota", "snooze", "backup", "until-reset")
+    [told] = map(json.loads, esimbpf(tmp_path, "quota", "show", "backup", "--json").stdout.splitlines())
+    assert told["snoozed_until"] == told["resets"]
+    assert list(VALID.iter_errors(told)) == []
+    assert "resumed: backup" in esimbpf(tmp_path, "quota", "resume", "backup").stderr
+    assert "removed: backup" in esimbpf(tmp_path, "quota", "remove", "backup").stderr
+    assert "there is no quota" in esimbpf(tmp_path, "quota", "list").stderr
+
+
+def test_what_was_counted_today_counts_unless_it_is_said_otherwise(tmp_path: Path) -> None:
+    with closing(connect(tmp_path)) as db:
+        known(db)
+        moved(db, 400_000_007, at=datetime.now(UTC))
+    assert "Used today: 400 MB, as was counted.\n" in esimbpf(tmp_path, *ADD).stdout
+    said = ["quota", "add", "said", *ADD[3:], "--used", "900MB"]
+    assert "Used today: 900 MB.\n" in esimbpf(tmp_path, *said).stdout
+    once = [*["quota", "add", "once", "--app", "restic", "--limit", "1GB", "--per", "once", "--do", "notify"]]
+    assert "then told. Used since it was added: 0 B, counted from now on.\n" in esimbpf(tmp_path, *once).stdout
+    exe = [
+        *[
+            "quota",
+            "add",
+            "exe",
+            "--exe",
+            "/nowhere/restic",
+            "--limit",
+            "1GB",
+            "--per",
+            "week",
+            "--do",
+            "throttle:1Mbit",
+        ]
+    ]
+    done = esimbpf(tmp_path, *exe)
+    assert "then throttled to 1Mbit. Used this week: 0 B, counted from now on.\n" in done.stdout
+    assert "there is no file /nowhere/restic" in done.stderr
+    cycle = [
+        *["quota", "add", "cycle", "--all", "--except", "ssh", "--limit", "1GB", "--per", "cycle", "--do", "notify"]
+    ]
+    assert "Not in force: no plan is known: esimbpf plan set." in esimbpf(tmp_path, *cycle).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--app", ""), "app '' cannot be used"),
+        (("--exe", "curl"), "whom it is for is said 2 times: app, exe"),
+        (("--user", "no-such-user"), "whom it is for is said 2 times: app, user"),
+        (("--except", "ssh"), "except goes with all"),
+        (("--limit", "ten"), "limit 'ten' is no size"),
+        (("--limit", "0", "--do", "notify"), "limit '0' leaves nothing"),
+        (("--direction", "left"), "direction 'left' is none"),
+        (("--per", "year"), "per 'year' is none"),
+        (("--link", "a/b"), "link 'a/b' is no interface"),
+        (("--profile", ""), "profile '' cannot be used"),
+        (("--when", "abroad"), "when 'abroad' is none"),
+        (("--warn", "x"), "warn 'x' is no list of percentages"),
+        (("--do", "explode"), "do 'explode' is nothing"),
+        (("--do", "throttle:0kbit"), "do 'throttle:0kbit': '0kbit' is no rate"),
+        (("--used", "some"), "used 'some' is no size"),
+        (("more",), "more"),
+        (("--no-such-option",), "--no-such-option"),
+    ],
+)
+def test_what_is_wrong_is_named_and_nothing_is_kept(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    refused = esimbpf(tmp_path, *ADD, *words, status=2)
+    assert said in refused.stderr
+    assert len(refused.stderr.splitlines()) == 2
+    assert refused.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("quota", "add", "a\x1b[2J", *ADD[3:]), r"name 'a\\x1b[2J' cannot be used"),
+        (("quota", "add"), "NAME"),
+        (ADD[:5], "limit is missing"),
+        (("quota", "add", "x", *ADD[5:]), "whom it is for is missing"),
+        (("quota", "snooze", "x", "soon"), "'soon' is no duration"),
+        (("saver", "on", "--when", "now"), "when 'now' is none"),
+        (("saver", "on", "--link", ""), "link '' cannot be used"),
+        (("saver", "maybe"), "maybe"),
+    ],
+)
+def test_what_is_missing_is_named(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    refused = esimbpf(tmp_path, *words, status=2)
+    assert said in refused.stderr
+    assert len(refused.stderr.splitlines()) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words", [("show", "x"), ("remove", "x"), ("pause", "x"), ("resume", "x\x1b"), ("snooze", "x", "1h")]
+)
+def test_what_is_not_there_is_told_and_no_ledger_is_made(tmp_path: Path, words: tuple[str, ...]) -> None:
+    refused = esimbpf(tmp_path, "quota", *words, status=3).stderr
+    assert refused.splitlines() == [
+        f"esimbpf: no quota is named {printable(words[1])!r}",
+        "  see which there are: esimbpf quota list",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_both_origins_are_in_one_list_and_those_of_the_configuration_are_changed_there(tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    file = tmp_path / "state.toml"
+    file.write_text('[[quota]]\nname = "phone"\nall = true\nlimit = "2GB"\nper = "month"\ndo = "notify"\n')
+    esimbpf(state_dir, *ADD)
+    told = {
+        one["name"]: one
+        for one in map(json.loads, esimbpf(state_dir, "quota", "list", "--json").stdout.split("\n")[:-1])
+    }
+    assert {name: one["origin"] for name, one in told.items()} == {"phone": "config", "backup": "state"}
+    place = f"[[quota]] number 1 of {file}"
+    assert told["phone"]["place"] == place
+    refused = esimbpf(state_dir, "quota", "remove", "phone", status=2).stderr
+    assert f"the quota 'phone' stands in the configuration: {place}" in refused
+    refused = esimbpf(state_dir, "quota", "add", "phone", *ADD[3:], status=2).stderr
+    assert f"name 'phone' is taken: {place}" in refused
+    esimbpf(state_dir, "quota", "pause", "phone", "backup")
+    assert esimbpf(state_dir, "quota", "list").stdout.count("paused") == 2
+
+
+def test_one_that_never_resets_is_not_snoozed_until_then(tmp_path: Path) -> None:
+    esimbpf(tmp_path, *ADD, "--per", "once")
+    assert "does not begin anew" in esimbpf(tmp_path, "quota", "snooze", "backup", "until-reset", status=2).stderr
+    assert "in force" in esimbpf(tmp_path, "quota", "show", "backup").stdout
+
+
+def test_the_saver_mode_is_turned_on_and_off(tmp_path: Path) -> None:
+    assert esimbpf(tmp_path, "saver").stdout == "saver mode is off\n"
+    assert esimbpf(tmp_path, "saver", "off").stderr == "saver mode was off already\n"
+    assert list(tmp_path.iterdir()) == []
+    done = esimbpf(
+        tmp_path,
+        *["saver", "on", "--allow", "mail", "--allow", "ssh", "--allow-dns", "--link", "wwan0", "--when", "roaming"],
+    )
+    said = "saver mode is on: only mail, ssh, DNS may use wwan0 while roaming\n"
+    assert (done.stdout, done.stderr) == (said, NO_DAEMON)
+    assert esimbpf(tmp_path, "saver").stdout == said
+    assert esimbpf(tmp_path, "quota", "list").stdout == said
+    esimbpf(tmp_path, "saver", "on")
+    assert esimbpf(tmp_path, "saver").stdout == "saver mode is on: nothing may use any link\n"
+    assert esimbpf(tmp_path, "saver", "off").stderr.startswith("saver mode is off\n")
+    assert esimbpf(tmp_path, "saver").stdout == "saver mode is off\n"
+
+
+HOLDER = """\
+import fcntl, os, signal, sys
+if sys.argv[2] == "listens":
+    signal.signal(signal.SIGHUP, lambda *_: os._exit(42))
+fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)
+print("holds", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(("how", "status"), [("listens", 42), ("does not", 0)])
+def test_the_daemon_is_told_and_who_would_be_ended_by_that_is_not(tmp_path: Path, how: str, status: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path), how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as keeper:
+        assert keeper.stdout
+        assert keeper.stdout.readline() == "holds\n"
+        assert NO_DAEMON not in esimbpf(tmp_path, *ADD).stderr
+        keeper.communicate("", timeout=10)
+    assert keeper.returncode == status
