@@ -158,8 +158,8 @@ NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30).filter(
 )
 WHOM = st.one_of(
     st.builds(lambda name: {"app": name}, NAMES),
-    st.builds(lambda name: {"exe": f"/{name}".rstrip("/") + "x"}, NAMES),
-    st.builds(lambda name: {"cgroup": f"/a{name}".rstrip("/")}, NAMES.filter(lambda name: ".." not in name)),
+    st.builds(lambda name: {"exe": f"/x{name}x"}, NAMES),
+    st.builds(lambda name: {"cgroup": f"/x{name}x"}, NAMES),
     st.builds(lambda uid: {"user": str(uid)}, st.integers(0, 2**32 - 2)),
     st.builds(lambda apps: {"all": True, "except": apps}, st.lists(NAMES, max_size=3)),
 )
