@@ -221,6 +221,14 @@ struct exe_key {
 };
 _Static_assert(sizeof(struct exe_key) == 16, "struct exe_key");
 
+#define NAME_BYTES 64
+
+/* The last part of an executable's path, the rest zero: of apps that nobody has seen yet. */
+struct name_key {
+	char name[NAME_BYTES];
+};
+_Static_assert(sizeof(struct name_key) == NAME_BYTES, "struct name_key");
+
 /* The quotas that apply to a slot's process, found when it moves its first packet under an epoch. */
 struct slot_quotas {
 	__u32 epoch;

@@ -210,6 +210,14 @@ struct {
 } quota_processes SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_QUOTAS);
+	__type(key, struct name_key);
+	__type(value, struct quota_set);
+} quota_names SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
@@ -309,6 +317,11 @@ static __always_inline struct quota_set *quotas_of_user(__u32 uid)
 static __always_inline struct quota_set *quotas_of_process(const struct process_key *key)
 {
 	return bpf_map_lookup_elem(&quota_processes, key);
+}
+
+static __always_inline struct quota_set *quotas_of_name(const struct name_key *key)
+{
+	return bpf_map_lookup_elem(&quota_names, key);
 }
 
 static __always_inline struct quota_set *quotas_of_everybody(void)

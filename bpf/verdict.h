@@ -66,7 +66,7 @@ __noinline int add_quota(__u32 slot, __u32 quota)
 	return 0;
 }
 
-enum named_by { BY_CGROUP, BY_EXE, BY_USER, BY_PROCESS };
+enum named_by { BY_CGROUP, BY_EXE, BY_USER, BY_PROCESS, BY_NAME };
 
 /* Adds those that name what a slot's process is; gives which of everybody's do not apply to it. */
 __noinline __u32 add_quotas_named(__u32 slot, __u32 by, __u64 cgroup)
@@ -74,6 +74,7 @@ __noinline __u32 add_quotas_named(__u32 slot, __u32 by, __u64 cgroup)
 	struct process *process = process_at(slot);
 	struct quota_set *set;
 	struct process_key key = {};
+	struct name_key name = {};
 	struct exe_key exe = {};
 	int i;
 
@@ -83,6 +84,9 @@ __noinline __u32 add_quotas_named(__u32 slot, __u32 by, __u64 cgroup)
 		key.start_ns = process->start_ns;
 		key.tgid = process->tgid;
 		set = quotas_of_process(&key);
+	} else if (by == BY_NAME) {
+		bpf_probe_read_kernel_str(name.name, sizeof(name.name), process->exe);
+		set = quotas_of_name(&name);
 	} else if (by == BY_EXE) {
 		exe.inode = process->exe_inode;
 		exe.device = process->exe_device;
@@ -139,6 +143,7 @@ __noinline int find_quotas(__u32 slot)
 		spared |= add_quotas_named(slot, BY_EXE, 0);
 		spared |= add_quotas_named(slot, BY_USER, 0);
 		spared |= add_quotas_named(slot, BY_PROCESS, 0);
+		spared |= add_quotas_named(slot, BY_NAME, 0);
 		for (i = 0; i < ANCESTORS; i++) {
 			if (!ancestry->cgroups[i])
 				break;

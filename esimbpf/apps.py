@@ -30,6 +30,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from types import MappingProxyType
@@ -38,7 +39,7 @@ from esimbpf.errors import UsageError
 from esimbpf.model import Process
 from esimbpf.text import original, printable
 
-__all__ = ["UNKNOWN", "Rule", "app_name", "process_name"]
+__all__ = ["UNKNOWN", "NamedBy", "Rule", "app_name", "named_by", "process_name"]
 
 UNKNOWN = "unknown"
 """Shown where neither executable nor command name is known."""
@@ -103,6 +104,32 @@ def app_name(process: Process, rules: Sequence[Rule] = ()) -> str:
             return rule.name
     exe = _living(process.exe)
     return _cgroup_app(process.cgroup) or _snap_of_path(exe) or _program_app(process, exe)
+
+
+class NamedBy(Enum):
+    """What of a process says which app it is, and so of every process that has the same."""
+
+    EXE = auto()
+    """Its executable."""
+    CGROUP = auto()
+    """Its cgroup."""
+    ITSELF = auto()
+    """More than these: its arguments, as of a script, or its name."""
+
+
+def named_by(process: Process, rules: Sequence[Rule] = ()) -> NamedBy:
+    """What `app_name` has gone by."""
+    for rule in rules:
+        if rule.matches(process):
+            if rule.comm or rule.args or (rule.exe and rule.cgroup):
+                return NamedBy.ITSELF
+            return NamedBy.EXE if rule.exe else NamedBy.CGROUP
+    exe = _living(process.exe)
+    if _cgroup_app(process.cgroup):
+        return NamedBy.CGROUP
+    name = _basename(exe)
+    shared = not name or name in _MULTI_CALL or _interpreter(name) is not None
+    return NamedBy.ITSELF if shared and not _snap_of_path(exe) else NamedBy.EXE
 
 
 def process_name(process: Process) -> str:

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Final
 
-from esimbpf.apps import Rule
 from esimbpf.attachment import keep_attached, keeping_the_ledger, open_attached
 from esimbpf.attribution import Namer
+from esimbpf.config import Config
+from esimbpf.enforcement import Apps, Enforcer
 from esimbpf.errors import EsimbpfError, LedgerError, NoSuchLink
 from esimbpf.journal import log, notify, notify_reloading
 from esimbpf.kernel import pins
 from esimbpf.kernel.links import FoundLink, LinkMonitor, cellular_links, choose, list_links
 from esimbpf.kernel.pins import About, PinnedEngine
-from esimbpf.ledger.database import FILE_NAME, connect, said
+from esimbpf.ledger import quotas
+from esimbpf.ledger.database import FILE_NAME, connect, said, transaction
 from esimbpf.ledger.fold import Folding, thin
 from esimbpf.pace import Pace
 from esimbpf.pinned import attachment_of, reader_of
+from esimbpf.quota import NEVER, Event, EventKind, Kept, Standing
+from esimbpf.spans import Span, local_zone
 from esimbpf.text import printable
+from esimbpf.units import bytes_text
 
 __all__ = ["Daemon"]
 
@@ -35,18 +42,18 @@ _STEP_NS: Final = 2 * 10**9
 class Daemon:
     """Counts `names`, or all cellular links, into the ledger of a state folder, from its making until it is closed.
 
-    `rules` reads the configuration. A ledger that cannot be used is no reason not to count: what is counted is written
-    down when it can be. Raises the engine's errors, and CannotError if another daemon is at work.
+    `read_config` reads the configuration. A ledger that cannot be used is no reason not to count: what is counted is
+    written down when it can be. Raises the engine's errors, and CannotError if another daemon is at work.
     """
 
     def __init__(
-        self, names: Sequence[str], state_dir: Path, max_processes: int, rules: Callable[[], Sequence[Rule]]
+        self, names: Sequence[str], state_dir: Path, max_processes: int, read_config: Callable[[], Config]
     ) -> None:
         self._names = tuple(names)
         self._state_dir = state_dir
         self._max_processes = max_processes
-        self._rules = rules
-        self._namer = Namer(rules())
+        self._read_config = read_config
+        self._config = read_config()
         self._trouble = ""
         self._book: _Book | None = None
         with ExitStack() as undo:
@@ -90,12 +97,14 @@ class Daemon:
     def _reload(self) -> None:
         notify_reloading()
         try:
-            self._namer = Namer(self._rules())
+            self._config = self._read_config()
             if self._book:
-                self._book.folding.namer = self._namer
+                self._book.use(self._config)
             log("the configuration was read anew")
         except EsimbpfError as error:
             log(f"the configuration stays as it was: {error.message}", "warning")
+        # Quotas may have changed as well.
+        self._fold()
         notify("READY=1")
 
     # -- what is attached --------------------------------------------------------
@@ -179,7 +188,7 @@ class Daemon:
                 log("the ledger was moved away or removed; a new one begins, with all that is still in the kernel")
                 self._close_book()
             if not self._book:
-                self._book = _Book(self._state_dir, self._engine, self._namer)
+                self._book = _Book(self._state_dir, self._engine, self._config)
             self._book.fold()
         except LedgerError as error:
             if error.message != self._trouble:
@@ -207,19 +216,30 @@ class Daemon:
 class _Book:
     """The open ledger, and how far what is attached is read into it. Raises LedgerError."""
 
-    def __init__(self, state_dir: Path, engine: PinnedEngine, namer: Namer) -> None:
+    def __init__(self, state_dir: Path, engine: PinnedEngine, config: Config) -> None:
         self._path = state_dir / FILE_NAME
         self._db = connect(state_dir)
         self._thinned_s = 0.0
         self._clock_ns: int | None = None
+        self._attach_id = engine.about.attach_id
+        self._trouble = ""
         try:
             with said(self._path):
                 self._inode = os.stat(self._path).st_ino
-                self.folding = Folding(self._db, attachment_of(engine.about), namer)
+                self._folding = Folding(self._db, attachment_of(engine.about), Namer(config.apps))
                 self._reader = reader_of(engine, owns_slots=True)
         except BaseException:
             self._db.close()
             raise
+        self._enforcer = Enforcer(engine)
+        self._enforcer.recall(self._db)
+        self.use(config)
+
+    def use(self, config: Config) -> None:
+        """Go by this configuration from now on."""
+        self._config = config
+        self._folding.namer = namer = Namer(config.apps)
+        self._enforcer.apps = Apps(namer, config.apps)
 
     @property
     def gone(self) -> bool:
@@ -229,17 +249,51 @@ class _Book:
         return True
 
     def fold(self) -> None:
-        """Read, and write down what was read."""
+        """Read, and write down what was read; let the kernel enforce what follows from it."""
+        before = self._enforcer.counters()
         snapshot = self._reader.read()
+        after = self._enforcer.counters()
         self._watch_the_clock(snapshot.wall_ns - snapshot.boottime_ns)
-        self.folding.take(snapshot)
+        self._folding.take(snapshot)
+        self._enforcer.apps.see(snapshot.processes.values(), snapshot.exited)
         with said(self._path):
-            self.folding.commit()
+            with transaction(self._db):
+                self._folding.commit()
+                standings = self._judge(datetime.fromtimestamp(snapshot.wall_ns / 1e9, UTC), before)
             self._reader.take_back()
+            if standings is not None:
+                self._enforcer.apply(self._db, standings, before, after)
             now_s = time.time()
             if abs(now_s - self._thinned_s) >= _THIN_EVERY_S:
                 thin(self._db, now_s)
                 self._thinned_s = now_s
+
+    def _judge(self, now: datetime, counted: Mapping[str, int]) -> list[Standing] | None:
+        """How the quotas stand by what has just been folded in; None, and it is logged, if that cannot be said."""
+        zone, configured = local_zone(), self._config.quotas
+        try:
+            with transaction(self._db):
+                quotas.note(self._db, configured, now, zone)
+                for one in quotas.kept(self._db, configured, now):
+                    name = one.quota.name
+                    if name in counted and not quotas.ledger_knows(one.quota):
+                        period = quotas.period_of(self._db, one, now, zone)
+                        quotas.fold_kernel(self._db, one.quota, period, self._attach_id, counted[name])
+                standings = quotas.standings(self._db, configured, now, zone)
+                for standing in standings:
+                    for event in quotas.record(self._db, standing):
+                        log(_words_of(event), "info" if event.kind is EventKind.RESET else "warning")
+                standings += _saver(self._db, now, zone)
+                self._enforcer.number(self._db, standings)
+        except LedgerError:
+            raise
+        except EsimbpfError as error:
+            if error.message != self._trouble:
+                log(f"quotas stay as they were: {error.message} ({error.hint})", "error")
+            self._trouble = error.message
+            return None
+        self._trouble = ""
+        return standings
 
     def _watch_the_clock(self, booted_ns: int) -> None:
         step_ns = booted_ns - (booted_ns if self._clock_ns is None else self._clock_ns)
@@ -252,5 +306,26 @@ class _Book:
             )
 
     def close(self) -> None:
-        """Let go; what was not committed is still in the kernel."""
+        """Let go; what was not committed is still in the kernel, and the kernel goes on enforcing."""
+        self._enforcer.close()
         self._db.close()
+
+
+def _saver(db: sqlite3.Connection, now: datetime, zone: tzinfo) -> list[Standing]:
+    """The saver mode as the quota that it is, if it is on."""
+    on = quotas.saver(db)
+    if on is None:
+        return []
+    return [Standing(Kept(on.quota, on.since), now, zone, Span(on.since, NEVER))]
+
+
+def _words_of(event: Event) -> str:
+    standing, quota = event.standing, event.standing.kept.quota
+    used = f"{bytes_text(standing.used_bytes)} of {quota.limit}"
+    match event.kind:
+        case EventKind.WARNING:
+            return f"quota {quota.name}: {event.level} % is reached, {used}"
+        case EventKind.EXCEEDED:
+            return f"quota {quota.name}: the limit is reached, {used}: {quota.action}"
+        case EventKind.RESET:
+            return f"quota {quota.name}: a new period begins"

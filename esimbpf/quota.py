@@ -166,7 +166,7 @@ def whom_text(whom: Whom) -> str:
 _SLOWEST: Final = "8kbit"
 _FASTEST: Final = "100Gbit"
 _LARGEST_PACKET: Final = 65536
-_BURST_S: Final = 0.25
+_BURST_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ class Action:
 
     @property
     def burst_bytes(self) -> int:
-        """What may pass at once after a pause: a quarter of a second's worth of the rate.
+        """What may pass at once after a pause: a second's worth of the rate, as long as TCP may wait before it goes on.
 
         At least the largest packet that there is before it is segmented, 64 KiB, or that one would never pass.
         """

@@ -44,5 +44,5 @@ def daemon(
     common: Common = context.obj
     if common.cgroup:
         raise UsageError("the ledger is of all processes", "leave --cgroup out")
-    with closing(Daemon(links or (), common.state_dir, max_processes, lambda: config.read(common.config).apps)) as work:
+    with closing(Daemon(links or (), common.state_dir, max_processes, lambda: config.read(common.config))) as work:
         work.run(fold_every)

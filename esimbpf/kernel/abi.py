@@ -58,6 +58,7 @@ QUOTA_USE: Final = struct.Struct("=4Q")
 """struct quota_use: bytes, free_at_ns[2], padding."""
 QUOTA_SET: Final = struct.Struct(f"={QUOTAS_PER_SET}H2I")
 """struct quota_set: quotas, count, spared."""
+NAME_BYTES: Final = 64
 BLOCKED_KEY: Final = struct.Struct("=2I")
 """struct blocked_key: link, slot."""
 EXE_KEY: Final = struct.Struct("=QI4x")

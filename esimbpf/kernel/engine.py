@@ -41,7 +41,7 @@ MAPS: Final = (
     # Named so that pins keep them, too.
     *("owners", "echo_senders", "deliveries"),
     *("quota_rules", "quota_uses", "quota_exes", "quota_cgroups", "quota_users", "quota_processes"),
-    *("quota_everybody", "slots_quotas", "ancestries", "blocked"),
+    *("quota_names", "quota_everybody", "slots_quotas", "ancestries", "blocked"),
 )
 """The maps of the object; those of the second line concern the programs alone."""
 

@@ -45,3 +45,23 @@ def cgroup2_root(chosen: str | None = None) -> str:
         f"{chosen} is no directory of a cgroup v2 hierarchy",
         f"cgroup v2 is mounted at {', '.join(points) or 'no place'}",
     )
+
+
+def device_of(path: str) -> int:
+    """The device of the file system that has a file, major << 20 | minor, as the kernel's superblock has it; OSError.
+
+    stat(2) tells another where subvolumes have devices of their own (btrfs); proc_pid_mountinfo(5) tells this one.
+    """
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        info = Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii")
+        wanted = next(line.split()[1] for line in info.splitlines() if line.startswith("mnt_id:"))
+        for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+            mount, _parent, device, *_ = line.split(" ")
+            if mount == wanted:
+                major, _, minor = device.partition(":")
+                return int(major) << 20 | int(minor)
+        number = os.fstat(fd).st_dev
+        return os.major(number) << 20 | os.minor(number)
+    finally:
+        os.close(fd)

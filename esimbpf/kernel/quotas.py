@@ -74,12 +74,15 @@ class Some:
     users: frozenset[int] = frozenset()
     processes: frozenset[tuple[int, int]] = frozenset()
     """By pid and start (nanoseconds since boot)."""
+    names: frozenset[bytes] = frozenset()
+    """Last parts of executables' paths, of apps of which nothing else is known; at most 63 bytes each."""
 
     def named_by(self) -> Iterator[tuple[str, bytes]]:
         """Each as the map of that name has it."""
         yield from (("quota_exes", abi.EXE_KEY.pack(exe.inode, exe.device)) for exe in self.exes)
         yield from (("quota_cgroups", _CGROUP_KEY.pack(cgroup)) for cgroup in self.cgroups)
         yield from (("quota_users", _USER_KEY.pack(user)) for user in self.users)
+        yield from (("quota_names", name.ljust(abi.NAME_BYTES, b"\0")) for name in self.names)
         yield from (("quota_processes", abi.PROCESS_KEY.pack(start, pid, 0)) for pid, start in self.processes)
 
 
@@ -98,6 +101,7 @@ _KEY_BYTES: Final = {
     "quota_cgroups": _CGROUP_KEY.size,
     "quota_users": _USER_KEY.size,
     "quota_processes": abi.PROCESS_KEY.size,
+    "quota_names": abi.NAME_BYTES,
 }
 
 

@@ -195,6 +195,16 @@ CREATE TABLE quota_period (
     PRIMARY KEY (name, begin_s)
 ) STRICT, WITHOUT ROWID;
 
+-- The number under which an attachment's programs know a quota, or, by its name, the saver mode. It is no other's as
+-- long as the attachment lasts, for its counter is never set back.
+CREATE TABLE quota_number (
+    attach_id TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    added_s REAL NOT NULL,
+    PRIMARY KEY (attach_id, number)
+) STRICT, WITHOUT ROWID;
+
 -- The saver mode, if it is on: one row of JSON, as esimbpf/saver.py writes it.
 CREATE TABLE saver (
     id INTEGER PRIMARY KEY CHECK (id = 1),

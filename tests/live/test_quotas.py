@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ from esimbpf.kernel.pins import PINS_VARIABLE, PinnedEngine
 from esimbpf.kernel.quotas import Action, Counts, Exe, KernelQuotas, Rule, Some, Whom
 from esimbpf.model import NOTHING, Counters
 from esimbpf.snapshot import FIRST_PROCESS_SLOT
-from tests.live.attached import PINS, command
+from tests.live.attached import PINS, command, daemon, end, ledger, said
 from tests.live.netlab import Lab, Wire
 from tests.live.traffic import PATIENCE_S, Puppet, connected
 
@@ -232,3 +234,88 @@ def start_of(pid: int) -> int:
             if tgid == pid:
                 return int(start_ns)
     raise AssertionError(f"process {pid} has no slot")
+
+
+# --- with the daemon ---------------------------------------------------------------------------------------------
+
+HEADER = 28
+SIZE = 1201
+
+
+def quota(lab: Lab, state_dir: Path, *words: str) -> None:
+    command(lab, "--state-dir", str(state_dir), "quota", *words)
+
+
+def told(lab: Lab, state_dir: Path, name: str) -> dict[str, Any]:
+    """How a quota stands."""
+    line: dict[str, Any] = json.loads(
+        command(lab, "--state-dir", str(state_dir), "quota", "show", name, "--json").stdout
+    )
+    return line
+
+
+def send_until_refused(puppet: Puppet, lab: Lab) -> int:
+    """The datagrams that crossed the link before sending failed."""
+    before = lab.link.crossed()
+    with pytest.raises(OSError, match="not permitted"):
+        puppet.udp().do("send_datagrams", [lab.link.network_ip, 9], [SIZE] * 2000)
+    return (lab.link.crossed() - before).tx_packets
+
+
+def test_a_quota_that_is_added_is_enforced_and_its_use_is_the_ledgers_and_the_peers(
+    lab: Lab, tmp_path: Path, unique: Path
+) -> None:
+    state = tmp_path / "state"
+    with daemon(lab, state) as process:
+        quota(lab, state, "add", "small", "--app", "limited", "--limit", "300007B", "--per", "once", "--do", "block")
+        said(process, "was read anew")
+        sent = send_until_refused(Puppet.start(lab.device, str(unique), "-IS", PUPPET), lab)
+        assert sent == -(-300_007 // (SIZE + HEADER))
+        said(process, "quota small: the limit is reached")
+        used = told(lab, state, "small")["used_bytes"]
+        assert used == sent * (SIZE + HEADER)
+        end(process)
+    app = "kind = 'app' AND app_id = (SELECT id FROM app WHERE name = 'limited')"
+    assert ledger(state, where=app).total_bytes == used
+    # The kernel goes on without a daemon, and with the next one.
+    assert send_until_refused(Puppet.start(lab.device, str(unique), "-IS", PUPPET), lab) == 0
+    with daemon(lab, state) as process:
+        assert send_until_refused(Puppet.start(lab.device, str(unique), "-IS", PUPPET), lab) == 0
+        quota(lab, state, "pause", "small")
+        said(process, "was read anew")
+        Puppet.start(lab.device, str(unique), "-IS", PUPPET).udp().do(
+            "send_datagrams", [lab.link.network_ip, 9], [SIZE] * 3
+        )
+        quota(lab, state, "resume", "small")
+        said(process, "was read anew")
+        assert send_until_refused(Puppet.start(lab.device, str(unique), "-IS", PUPPET), lab) == 0
+        quota(lab, state, "remove", "small")
+        said(process, "was read anew")
+        Puppet.start(lab.device, str(unique), "-IS", PUPPET).udp().do(
+            "send_datagrams", [lab.link.network_ip, 9], [SIZE] * 3
+        )
+        end(process)
+
+
+@pytest.fixture
+def unique(tmp_path: Path) -> Path:
+    """An executable of which there is but this one."""
+    program = tmp_path / "limited"
+    shutil.copy(os.path.realpath(sys.executable), program)
+    return program
+
+
+def test_a_quota_of_the_configuration_by_path_is_enforced_and_counts_what_the_kernel_has_counted(
+    lab: Lab, tmp_path: Path, unique: Path
+) -> None:
+    rules, state = tmp_path / "config.toml", tmp_path / "state"
+    rules.write_text(f'[[quota]]\nname = "by path"\nexe = "{unique}"\nlimit = "100kB"\nper = "day"\ndo = "block"\n')
+    with daemon(lab, state, "--config", str(rules)) as process:
+        sent = send_until_refused(Puppet.start(lab.device, str(unique), "-IS", PUPPET), lab)
+        assert sent == -(-100_000 // (SIZE + HEADER))
+        end(process)
+    with daemon(lab, state, "--config", str(rules)) as process:
+        assert send_until_refused(Puppet.start(lab.device, str(unique), "-IS", PUPPET), lab) == 0
+        end(process)
+    shown = command(lab, "--config", str(rules), "--state-dir", str(state), "quota", "show", "by path", "--json")
+    assert json.loads(shown.stdout)["used_bytes"] == sent * (SIZE + HEADER)
