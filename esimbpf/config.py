@@ -32,7 +32,7 @@ from typing import Any, Final
 
 from esimbpf.apps import Rule
 from esimbpf.errors import CannotError, UsageError
-from esimbpf.quota import FIELDS, Quota, parse_quota
+from esimbpf.quota import FIELDS, Quota, check_room, parse_quota
 from esimbpf.text import printable
 
 __all__ = ["DEFAULT_PATH", "Config", "parse", "read"]
@@ -133,6 +133,7 @@ def _quotas(entries: Sequence[Mapping[str, Any]]) -> tuple[Quota, ...]:
             raise UsageError(f"{where}: name {quota.name!r} is taken by {places[quota.name]}", "give another name")
         places[quota.name] = where
         found.append(quota)
+    check_room(found)
     return tuple(found)
 
 

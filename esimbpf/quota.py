@@ -25,6 +25,8 @@ from esimbpf.users import user_id, user_name
 __all__ = [
     "FIELDS",
     "LIMIT",
+    "MOST",
+    "MOST_OF_ONE",
     "NEVER",
     "Action",
     "App",
@@ -45,6 +47,7 @@ __all__ = [
     "When",
     "Whom",
     "advance",
+    "check_room",
     "checked_link",
     "checked_text",
     "choice",
@@ -64,6 +67,8 @@ _LONGEST_LINK: Final = 127
 """Of an alternative name (ALTIFNAMSIZ, include/uapi/linux/if.h)."""
 _RESERVED: Final = "saver"
 _CGROUPS: Final = "/sys/fs/cgroup"
+_HYBRID: Final = "/unified"
+"""Where cgroup v2 is below that beside v1 (systemd's hybrid layout)."""
 _UNIT: Final = re.compile(r"[^/\s]+\.(?:service|scope|slice|socket|mount|swap)")
 
 
@@ -259,6 +264,27 @@ class Quota:
         return parse_quota({key: value for key, value in kept.items() if key != "v"})
 
 
+MOST: Final = 4095
+"""Quotas in all, as many as the kernel's maps have room for."""
+MOST_OF_ONE: Final = 8
+"""Quotas for the same app, executable, cgroup or user, or for everybody, the excepted ones aside."""
+
+
+def check_room(quotas: Sequence[Quota]) -> None:
+    """Raises UsageError if there are more quotas than may be, in all or for the same."""
+    if len(quotas) > MOST:
+        raise UsageError(f"{len(quotas)} quotas are too many", f"{MOST} may be")
+    alike: dict[Whom, list[str]] = {}
+    for quota in quotas:
+        whom = Everybody() if isinstance(quota.whom, Everybody) else quota.whom
+        alike.setdefault(whom, []).append(quota.name)
+        if len(alike[whom]) > MOST_OF_ONE:
+            raise UsageError(
+                f"too many quotas are for the same ({whom_text(whom)}): {', '.join(alike[whom])}",
+                f"{MOST_OF_ONE} may be; remove one",
+            )
+
+
 # -- what people write -------------------------------------------------------------------
 
 FIELDS: Final = frozenset(
@@ -366,8 +392,10 @@ def _whom(given: Mapping[str, Any]) -> Whom:
 
 
 def _cgroup(text: str) -> str:
-    path = text.removeprefix(_CGROUPS).rstrip("/")
-    if _UNIT.fullmatch(path) or (path.startswith("/") and ".." not in path.split("/")):
+    path = text.rstrip("/")
+    if path.startswith(f"{_CGROUPS}/"):
+        path = path.removeprefix(_CGROUPS).removeprefix(_HYBRID)
+    if _UNIT.fullmatch(path) or (path.startswith("/") and path != _CGROUPS and ".." not in path.split("/")):
         return path
     raise UsageError(
         f"cgroup {text!r} is neither a path below {_CGROUPS} nor a unit",

@@ -97,12 +97,15 @@ def add(
 ) -> None:
     """Add a quota.
 
-    What was already used in the running period counts, as far as the ledger knows it: for an app, a user and all, not
-    for an executable or a cgroup, and not with --per once. --used says otherwise.
+    What was already used in the running period counts as far as the ledger knows
+    it: for an app, a user and all; not for an executable or a cgroup, and not
+    with --per once. --used says otherwise.
 
-    [dim]1 GB a day for the backup:[/dim]  esimbpf quota add backup --app restic --limit 1GB --per day --do block
-    [dim]Abroad, slowly from 200 MB:[/dim] esimbpf quota add abroad --all --except ssh --limit 200MB --per day
-                                 --when roaming --do throttle:128kbit
+    [dim]1 GB a day for the backup:[/dim]
+    esimbpf quota add backup --app restic --limit 1GB --per day --do block
+    [dim]Slowly abroad, from 200 MB a day on:[/dim]
+    esimbpf quota add abroad --all --limit 200MB --per day --when roaming
+        --do throttle:128kbit
     """
     common: Common = context.obj
     fields = {

@@ -35,6 +35,7 @@ from esimbpf.quota import (
     User,
     When,
     advance,
+    check_room,
     period_at,
 )
 from esimbpf.saver import Saver
@@ -42,8 +43,6 @@ from esimbpf.spans import Cycle, Span, zone_named
 from esimbpf.text import printable
 
 __all__ = [
-    "MOST",
-    "MOST_OF_ONE",
     "added",
     "app_seen",
     "chosen",
@@ -66,10 +65,6 @@ __all__ = [
     "version",
 ]
 
-MOST: Final = 4095
-"""Quotas in all."""
-MOST_OF_ONE: Final = 8
-"""Quotas for the same app, executable, cgroup or user, or for everybody, the excepted ones aside."""
 _RECORDS: Final = 100
 """Periods of a quota of which it stays known what was told."""
 
@@ -109,14 +104,7 @@ def keep(db: sqlite3.Connection, new: Kept, configured: Sequence[Quota] = ()) ->
             if one.name == name:
                 where = one.place or "among those that were added with the command line"
                 raise UsageError(f"name {name!r} is taken: {where}", _way_out(one))
-        alike = [one.name for one in there if _target(one) == _target(new.quota)]
-        if len(alike) >= MOST_OF_ONE:
-            raise UsageError(
-                f"there are {len(alike)} quotas for the same already: {', '.join(alike)}",
-                f"{MOST_OF_ONE} is the most; remove one: esimbpf quota remove NAME",
-            )
-        if len(there) >= MOST:
-            raise UsageError(f"there are {len(there)} quotas already", "that is the most; remove one")
+        check_room([*there, new.quota])
         db.execute("INSERT INTO quota VALUES (?, ?)", (name, json.dumps(new.quota.to_json())))
         # What is left of one of the configuration that had this name.
         db.execute("DELETE FROM quota_state WHERE name = ?", (name,))
@@ -127,10 +115,6 @@ def _way_out(quota: Quota) -> str:
     if quota.place:
         return "give another name, or change it there"
     return f"give another name, or remove it first: esimbpf quota remove {quota.name!r}"
-
-
-def _target(quota: Quota) -> object:
-    return Everybody() if isinstance(quota.whom, Everybody) else quota.whom
 
 
 def remove(db: sqlite3.Connection, names: Sequence[str], configured: Sequence[Quota] = ()) -> None:

@@ -205,7 +205,7 @@ def quota_screen(told: Standing, units: Units = Units.SI, ascii_only: bool = Fal
     burst = f", after bursts of {bytes_text(quota.action.burst_bytes, units)}" if quota.action.rate else ""
     lines.add_row("then", Text(f"{_then(quota)}{burst}"))
     lines.add_row("state", Text(_state(told), _STYLES[told.state]))
-    lines.add_row("counts since", _day(told.kept.added, zone))
+    lines.add_row("added", _day(told.kept.added, zone))
     lines.add_row("origin", Text(_origin(quota)))
     return Group(Text(quota.name, "bold cyan"), lines)
 

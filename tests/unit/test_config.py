@@ -111,6 +111,7 @@ def test_the_file_behind_a_link_is_the_one_that_counts(file: Path, tmp_path: Pat
         (f"{QUOTA}name = 'x'\n{QUOTA}name = 'y'\nuser = 'root'\n", "number 2: whom it is for is said 2 times"),
         (f"{QUOTA}name = 'x'\n{QUOTA}name = 'x'\n", "number 2: name 'x' is taken by .* number 1"),
         (f"{QUOTA}name = 'x'\nwarn = ['a']\n", r"number 1: warn \"\['a'\]\" is no list of percentages"),
+        ("".join(f"{QUOTA}name = '{n}'\n" for n in range(9)), "too many quotas are for the same"),
         (f"{QUOTA}name = 7\n", "number 1: name '7' is no text"),
         (f"{QUOTA}name = 'x'\nall = 1\n", "number 1: all '1' is neither true nor false"),
         ('["\\u001b[2J"]\n', r"unknown key: \\x1b\[2J"),

@@ -71,6 +71,7 @@ def test_what_is_not_said_is_as_people_expect() -> None:
         ({"app": "Web Content"}, App("Web Content")),
         ({"exe": "/usr/bin/restic"}, Exe("/usr/bin/restic")),
         ({"cgroup": "/sys/fs/cgroup/system.slice/"}, Cgroup("/system.slice")),
+        ({"cgroup": "/sys/fs/cgroup/unified/a"}, Cgroup("/a")),
         ({"cgroup": "/user.slice/a b"}, Cgroup("/user.slice/a b")),
         ({"cgroup": "backup@1.service"}, Cgroup("backup@1.service")),
         ({"user": "root"}, User(0)),
@@ -90,7 +91,7 @@ def test_a_rate_has_a_burst_in_which_the_largest_packet_has_room() -> None:
     assert quota(do="throttle:128kbit").action == Action(Then.THROTTLE, "128kbit")
     assert (quota(do="throttle:128kbit").action.bytes_per_second, quota(do="notify").action.burst_bytes) == (16_000, 0)
     assert quota(do="throttle:128kbit").action.burst_bytes == 65_536
-    assert quota(do="throttle:8Mbit").action.burst_bytes == 250_000
+    assert quota(do="throttle:8Mbit").action.burst_bytes == 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,8 @@ def test_a_rate_has_a_burst_in_which_the_largest_packet_has_room() -> None:
         ({"app": "a\u202eb"}, r"app 'a\\u202eb' cannot be used", "that can be seen"),
         ({"app": None, "exe": "curl"}, "exe 'curl' is no path", "/usr/bin/restic"),
         ({"app": None, "cgroup": "/"}, "cgroup '/' is neither a path", "/system.slice/backup.service"),
+        ({"app": None, "cgroup": "/sys/fs/cgroup/"}, "cgroup '/sys/fs/cgroup/' is neither a path", "backup.service"),
+        ({"app": None, "cgroup": "/sys/fs/cgroup/unified"}, "is neither a path", "for all there is: all"),
         ({"app": None, "cgroup": "/a/../b"}, "cgroup '/a/../b' is neither", "backup.service"),
         ({"app": None, "cgroup": "backup"}, "cgroup 'backup' is neither", "backup.service"),
         ({"app": None, "user": "no-such-user"}, "user 'no-such-user' is nobody's", "an id from 0 to 4294967294"),

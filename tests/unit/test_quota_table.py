@@ -120,17 +120,17 @@ def test_all_about_one() -> None:
 
 SCREEN = """
 abroad
-for           all except ssh
-limit         100 MB a day, down and up, while roaming
-used          101 MB  ████████████████████████████████████████ 101%
-remaining     0 B
-period        since Wed 2026-11-18 00:00 UTC
-resets        Thu 2026-11-19 00:00 UTC
-warns at      80 % (reached), 95 % (reached)
-then          throttled to 128kbit, after bursts of 65.5 kB
-state         exceeded
-counts since  Wed 2026-11-18 09:07 UTC
-origin        [[quota]] number 2 of /etc/esimbpf/config.toml
+for        all except ssh
+limit      100 MB a day, down and up, while roaming
+used       101 MB  ████████████████████████████████████████ 101%
+remaining  0 B
+period     since Wed 2026-11-18 00:00 UTC
+resets     Thu 2026-11-19 00:00 UTC
+warns at   80 % (reached), 95 % (reached)
+then       throttled to 128kbit, after bursts of 65.5 kB
+state      exceeded
+added      Wed 2026-11-18 09:07 UTC
+origin     [[quota]] number 2 of /etc/esimbpf/config.toml
 """
 
 

@@ -245,11 +245,15 @@ def test_once_is_told_once(db: sqlite3.Connection) -> None:
     assert end_s == NEVER.timestamp()
 
 
-def test_only_so_many_periods_stay_known(db: sqlite3.Connection) -> None:
+def test_only_so_many_periods_stay_known_and_always_the_one_that_runs(db: sqlite3.Connection) -> None:
     add(db, per="hour")
-    for hours in (200, *range(150), 3):
+    for hours in range(150):
         quotas.record(db, stand(db, NOW + timedelta(hours=hours)))
-    assert db.execute("SELECT count(*) FROM quota_period").fetchone()[0] in (100, 101)
+    assert db.execute("SELECT count(*) FROM quota_period").fetchone() == (100,)
+    # The clock was set back to before all of them.
+    earlier = NOW - timedelta(hours=9)
+    assert [event.kind for event in quotas.record(db, stand(db, earlier))] == [EventKind.RESET]
+    assert quotas.record(db, stand(db, earlier)) == ()
 
 
 # -- the configuration's -----------------------------------------------------------------
@@ -305,16 +309,19 @@ def test_what_is_left_of_one_of_the_configuration_is_not_the_next_ones(db: sqlit
     assert not stand(db).kept.paused
 
 
-def test_there_are_no_more_than_the_kernel_can_hold(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_are_no_more_than_the_kernel_has_room_for(
+    db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(8):
         spared: dict[str, Any] = {"except": [f"app{number}"]}
         add(db, name=f"q{number}", app=None, all=True, **spared)
-    with pytest.raises(UsageError, match=r"there are 8 quotas for the same already: q0, .*q7"):
+    with pytest.raises(UsageError, match=r"too many quotas are for the same \(all\): q0, .*q7, another"):
         add(db, name="another", app=None, all=True)
     add(db, name="of an app")
-    monkeypatch.setattr(quotas, "MOST", 9)
-    with pytest.raises(UsageError, match="there are 9 quotas already"):
+    monkeypatch.setattr("esimbpf.quota.MOST", 9)
+    with pytest.raises(UsageError, match="10 quotas are too many"):
         add(db, name="one more", app="ssh")
+    assert len(quotas.kept(db, [], NOW)) == 9
 
 
 def test_all_are_removed_or_none(db: sqlite3.Connection) -> None:
