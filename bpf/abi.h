@@ -160,13 +160,21 @@ struct watched_links {
 	__u64 netns_cookie;	/* of the one network namespace that all of them are in */
 	struct link links[MAX_LINKS];
 	__u32 quota_epoch;	/* raised when quotas have come, gone or been given to others; 0: there are none */
-	__u32 padding;
+	__u32 open_services;	/* enum open_service: what the saver mode leaves open to everybody */
 };
 _Static_assert(sizeof(struct watched_links) == 16 + 16 * MAX_LINKS, "struct watched_links");
 
 /* --- quotas: see verdict.h ------------------------------------------------ */
 
 #define MAX_QUOTAS 4096		/* the first is none */
+#define SAVER_QUOTA (MAX_QUOTAS - 1)
+
+enum open_service {
+	OPEN_DNS = 1 << 0,
+	OPEN_DHCP = 1 << 1,
+	OPEN_NTP = 1 << 2,
+};
+
 #define QUOTAS_PER_SET 8	/* that name one executable, cgroup or user, or everybody */
 #define QUOTAS_PER_PROCESS 16
 #define ANCESTORS 16

@@ -389,9 +389,13 @@ static __always_inline __u64 last_segment(struct __sk_buff *skb, __u32 offset, c
 
 static __noinline int judge_sent(struct __sk_buff *skb, __u32 link, __u32 slot, __u32 offset, struct weight *weight)
 {
+	__u32 way = link | SENT_BIT;
+
 	if (!weight)
 		return PASSES;
-	return judge(link | SENT_BIT, slot, weight->bytes, weight->packets, last_segment(skb, offset, weight));
+	if (watched.open_services)
+		way |= service_bit(skb, offset, 1);
+	return judge(way, slot, weight->bytes, weight->packets, last_segment(skb, offset, weight));
 }
 
 static __always_inline int packet_sent(struct __sk_buff *skb)
@@ -652,9 +656,14 @@ static __always_inline int packet_delivered(struct __sk_buff *skb)
 		count_reassembled(skb, link, &weight);
 	count(link, SLOT_TAKEN, weight, RECEIVED);
 	count(link, slot, weight, RECEIVED);
-	if (settings.enforces && watched.quota_epoch &&
-	    judge(link, slot, weight.bytes, weight.packets, weight.bytes) != PASSES)
-		return 0;
+	if (settings.enforces && watched.quota_epoch) {
+		__u32 way = link;
+
+		if (watched.open_services)
+			way |= service_bit(skb, 0, 0);
+		if (judge(way, slot, weight.bytes, weight.packets, weight.bytes) != PASSES)
+			return 0;
+	}
 	return 1;
 }
 
@@ -667,7 +676,7 @@ static __always_inline int packet_delivered(struct __sk_buff *skb)
  */
 static __always_inline int packet_refused(struct __sk_buff *skb)
 {
-	__u32 link = link_find(skb->ifindex), slot;
+	__u32 link = link_find(skb->ifindex), slot, way;
 	struct bpf_sock *socket = skb->sk;
 	struct owner *owner;
 
@@ -680,7 +689,10 @@ static __always_inline int packet_refused(struct __sk_buff *skb)
 	if (!owner || owner->netns_cookie != watched.netns_cookie || socket->protocol == IPPROTO_TCP)
 		return 1;
 	slot = slot_counted(owner, slot_at(owner->slot));
-	if (!is_blocked(slot, link))
+	way = link;
+	if (watched.open_services)
+		way |= service_bit(skb, 0, 1);
+	if (!is_blocked(slot, way))
 		return 1;
 	count_blocked(link, slot, skb->len, 1, SENT);
 	return 0;

@@ -263,7 +263,7 @@ __noinline int count_blocked(__u32 link, __u32 slot, __u64 bytes, __u64 packets,
 }
 
 /* Takes back what was charged to a slot's quotas before the one that has not let pass what was to be sent. */
-__noinline int refund_all(__u32 slot, __u32 link, __u64 bytes, __u32 charged)
+__noinline int refund_all(__u32 slot, __u32 link, __u64 bytes, __u32 charged, __u32 service)
 {
 	struct slot_quotas *quotas = quotas_of(slot);
 	int i;
@@ -273,16 +273,20 @@ __noinline int refund_all(__u32 slot, __u32 link, __u64 bytes, __u32 charged)
 	for (i = 0; i < QUOTAS_PER_PROCESS; i++) {
 		if (i > charged || i >= quotas->count)
 			break;
+		if (service && quotas->quotas[i] == SAVER_QUOTA)
+			continue;
 		refund(quotas->quotas[i], link, bytes);
 	}
 	return 0;
 }
 
 #define SENT_BIT (1 << 8)
+#define SERVICE_BIT (1 << 9)
 
 /*
  * The verdict of all quotas of a slot; what is blocked is counted as such.
- * `way` is the link's number, and SENT_BIT.
+ * `way` is the link's number, SENT_BIT, and SERVICE_BIT for a packet of a
+ * service that the saver mode leaves open.
  */
 __noinline int judge(__u32 way, __u32 slot, __u64 bytes, __u64 packets, __u64 last)
 {
@@ -295,11 +299,13 @@ __noinline int judge(__u32 way, __u32 slot, __u64 bytes, __u64 packets, __u64 la
 	for (i = 0; i < QUOTAS_PER_PROCESS; i++) {
 		if (i >= quotas->count)
 			break;
+		if ((way & SERVICE_BIT) && quotas->quotas[i] == SAVER_QUOTA)
+			continue;
 		verdict = charge(quotas->quotas[i], link, bytes, last, sent);
 		if (verdict == PASSES)
 			continue;
 		if (sent) {
-			refund_all(slot, link, bytes, i);
+			refund_all(slot, link, bytes, i, way & SERVICE_BIT);
 			break;
 		}
 		/* What was received is used of the others, too. */
@@ -543,9 +549,42 @@ static __always_inline bool is_our_reset(struct __sk_buff *skb)
 	return skb->mark == RESET_MARK;
 }
 
-/* Whether a quota of a slot is used up and blocks what it would send over a link. */
-__noinline int is_blocked(__u32 slot, __u32 link)
+/*
+ * SERVICE_BIT if a packet is of a service that is open, by the ports of its
+ * two ends: RFC 1035, 7858 and 9250; 2131 and 8415; 5905.
+ */
+static __noinline __u32 service_bit(struct __sk_buff *skb, __u32 offset, __u32 sent)
 {
+	__u32 at, local, remote, dns, dhcp, ntp;
+	__u8 ip[20], protocol;
+	__be16 ports[2];
+
+	if (bpf_skb_load_bytes(skb, offset, ip, sizeof(ip)))
+		return 0;
+	if ((ip[0] >> 4) == 6) {
+		at = offset + 40;
+		protocol = ip[6];
+	} else {
+		at = offset + (ip[0] & 0xf) * 4;
+		protocol = ip[9];
+	}
+	if ((protocol != IPPROTO_UDP && protocol != IPPROTO_TCP) || bpf_skb_load_bytes(skb, at, ports, sizeof(ports)))
+		return 0;
+	local = bpf_ntohs(sent ? ports[0] : ports[1]);
+	remote = bpf_ntohs(sent ? ports[1] : ports[0]);
+	dns = remote == 53 || remote == 853;
+	dhcp = protocol == IPPROTO_UDP && (remote == 67 || remote == 547 || local == 68 || local == 546);
+	ntp = protocol == IPPROTO_UDP && remote == 123;
+	if ((dns && (watched.open_services & OPEN_DNS)) || (dhcp && (watched.open_services & OPEN_DHCP)) ||
+	    (ntp && (watched.open_services & OPEN_NTP)))
+		return SERVICE_BIT;
+	return 0;
+}
+
+/* Whether a quota of a slot is used up and blocks what it would send over a link; `way` as in judge(). */
+__noinline int is_blocked(__u32 slot, __u32 way)
+{
+	__u32 link = way & (SENT_BIT - 1);
 	struct slot_quotas *quotas = quotas_applying(slot);
 	int i;
 
@@ -557,6 +596,8 @@ __noinline int is_blocked(__u32 slot, __u32 link)
 
 		if (i >= quotas->count)
 			break;
+		if ((way & SERVICE_BIT) && quotas->quotas[i] == SAVER_QUOTA)
+			continue;
 		rule = quota_rule_at(quotas->quotas[i]);
 		use = quota_use_at(quotas->quotas[i]);
 		if (rule && use && rule->action == QUOTA_BLOCK && (rule->links >> (link & 31) & 1) &&

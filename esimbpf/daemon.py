@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +27,7 @@ from esimbpf.ledger.fold import Folding, thin
 from esimbpf.pace import Pace
 from esimbpf.pinned import attachment_of, reader_of
 from esimbpf.quota import NEVER, Event, EventKind, Kept, Standing
+from esimbpf.saver import Service
 from esimbpf.spans import Span, local_zone
 from esimbpf.text import printable
 from esimbpf.units import bytes_text
@@ -223,6 +223,7 @@ class _Book:
         self._clock_ns: int | None = None
         self._attach_id = engine.about.attach_id
         self._trouble = ""
+        self._services: tuple[Service, ...] = ()
         try:
             with said(self._path):
                 self._inode = os.stat(self._path).st_ino
@@ -262,7 +263,7 @@ class _Book:
                 standings = self._judge(datetime.fromtimestamp(snapshot.wall_ns / 1e9, UTC), before)
             self._reader.take_back()
             if standings is not None:
-                self._enforcer.apply(self._db, standings, before, after)
+                self._enforcer.apply(self._db, standings, before, after, self._services)
             now_s = time.time()
             if abs(now_s - self._thinned_s) >= _THIN_EVERY_S:
                 thin(self._db, now_s)
@@ -283,7 +284,10 @@ class _Book:
                 for standing in standings:
                     for event in quotas.record(self._db, standing):
                         log(_words_of(event), "info" if event.kind is EventKind.RESET else "warning")
-                standings += _saver(self._db, now, zone)
+                saver = quotas.saver(self._db)
+                if saver:
+                    standings.append(Standing(Kept(saver.quota, saver.since), now, zone, Span(saver.since, NEVER)))
+                self._services = saver.services if saver else ()
                 self._enforcer.number(self._db, standings)
         except LedgerError:
             raise
@@ -309,14 +313,6 @@ class _Book:
         """Let go; what was not committed is still in the kernel, and the kernel goes on enforcing."""
         self._enforcer.close()
         self._db.close()
-
-
-def _saver(db: sqlite3.Connection, now: datetime, zone: tzinfo) -> list[Standing]:
-    """The saver mode as the quota that it is, if it is on."""
-    on = quotas.saver(db)
-    if on is None:
-        return []
-    return [Standing(Kept(on.quota, on.since), now, zone, Span(on.since, NEVER))]
 
 
 def _words_of(event: Event) -> str:

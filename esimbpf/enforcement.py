@@ -19,16 +19,18 @@ from typing import Final
 from esimbpf.apps import NamedBy, Rule, named_by
 from esimbpf.attribution import Namer
 from esimbpf.errors import EsimbpfError
-from esimbpf.kernel.abi import MAX_QUOTAS, NAME_BYTES
+from esimbpf.kernel.abi import NAME_BYTES, SAVER_QUOTA
 from esimbpf.kernel.mounts import cgroup2_root, device_of
 from esimbpf.kernel.pins import PinnedEngine
-from esimbpf.kernel.quotas import NEVER, Action, Counts, Exe, KernelQuotas, Some, Whom
+from esimbpf.kernel.quotas import NEVER, Action, Counts, Exe, KernelQuotas, OpenServices, Some, Whom
 from esimbpf.kernel.quotas import Rule as KernelRule
 from esimbpf.ledger.database import transaction
 from esimbpf.ledger.quotas import ledger_knows
 from esimbpf.model import Process
 from esimbpf.quota import App, Cgroup, Direction, Everybody, Quota, Standing, Then, User
 from esimbpf.quota import Exe as ExePath
+from esimbpf.saver import NAME as SAVER
+from esimbpf.saver import Service
 from esimbpf.text import original
 
 __all__ = ["Apps", "Enforcer"]
@@ -93,13 +95,16 @@ class Enforcer:
             db.execute("DELETE FROM quota_number WHERE attach_id <> ?", (attach_id,))
             self.recall(db)
             numbers = self._numbers
-            following = max(numbers.values(), default=0) + 1
+            following = max((number for number in numbers.values() if number < SAVER_QUOTA), default=0) + 1
             for one in standings:
                 key = one.kept.quota.name, one.kept.added.timestamp()
-                if key not in numbers:
-                    if following >= MAX_QUOTAS:
+                if key[0] == SAVER:
+                    # What it lets nobody use needs no counter of its own.
+                    numbers[key] = SAVER_QUOTA
+                elif key not in numbers:
+                    if following >= SAVER_QUOTA:
                         raise EsimbpfError(
-                            f"more than {MAX_QUOTAS - 1} quotas were added since counting began",
+                            f"more than {SAVER_QUOTA - 1} quotas were added since counting began",
                             "begin to count anew: esimbpf detach; esimbpf attach",
                         )
                     db.execute("INSERT INTO quota_number VALUES (?, ?, ?, ?)", (attach_id, following, *key))
@@ -114,8 +119,11 @@ class Enforcer:
         standings: Sequence[Standing],
         before: Mapping[str, int],
         after: Mapping[str, int],
+        services: Sequence[Service] = (),
     ) -> None:
-        """Let the kernel enforce what stands there now; `before` and `after` are counters around that reading.
+        """Let the kernel enforce what stands there now.
+
+        `before` and `after` are counters around that reading, `services` those that the saver mode leaves open.
 
         Raises EsimbpfError if the kernel has no room for it.
         """
@@ -127,6 +135,7 @@ class Enforcer:
             stop_at = self._stop_at(one, before.get(quota.name, 0), after.get(quota.name, 0))
             rules[number] = self._rule(quota, NEVER if stop_at is None else stop_at)
             whom[number] = self._whom_of(db, quota)
+        self._kernel.leave_open(OpenServices(sum(OpenServices[one.name] for one in services)))
         for number, rule in rules.items():
             if self._rules.get(number) != rule:
                 self._kernel.write(number, rule)

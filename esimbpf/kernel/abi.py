@@ -45,11 +45,13 @@ DESCENDANT: Final = struct.Struct("=2I")
 SETTINGS: Final = struct.Struct("=5I")
 """struct settings: slots_per_link, links, sees_forks, follows, enforces."""
 WATCHED_LINKS: Final = struct.Struct("=Q" + "4I" * MAX_LINKS + "2I")
-"""struct watched_links: netns_cookie; of each link ifindex, header_len, fragments_seen, padding; quota_epoch."""
+"""struct watched_links: netns_cookie; of each link ifindex, header_len, fragments_seen, padding; epoch, services."""
 LINK_OFFSET: Final = 8
 LINK_BYTES: Final = 16
 QUOTA_EPOCH_OFFSET: Final = LINK_OFFSET + LINK_BYTES * MAX_LINKS
 MAX_QUOTAS: Final = 4096
+SAVER_QUOTA: Final = MAX_QUOTAS - 1
+"""The number of the saver mode."""
 QUOTAS_PER_SET: Final = 8
 QUOTAS_PER_PROCESS: Final = 16
 QUOTA_RULE: Final = struct.Struct("=3QI3Bx")

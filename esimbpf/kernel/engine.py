@@ -252,6 +252,11 @@ class Engine:
         epoch = int.from_bytes(self._watched[at : at + 4], sys.byteorder) + 1
         self._watched[at : at + 4] = (epoch & 0xFFFFFFFF or 1).to_bytes(4, sys.byteorder)
 
+    def open_services(self, services: int) -> None:
+        """Leave services open to everybody in the saver mode: enum open_service."""
+        at = abi.QUOTA_EPOCH_OFFSET + 4
+        self._watched[at : at + 4] = services.to_bytes(4, sys.byteorder)
+
     def program_fd(self, name: str) -> int | None:
         """The descriptor of a loaded program; None if it was left out."""
         return self._programs[name]

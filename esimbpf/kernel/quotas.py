@@ -19,7 +19,7 @@ from esimbpf.kernel import abi
 from esimbpf.kernel.pins import PinnedEngine
 from esimbpf.model import Counters
 
-__all__ = ["NEVER", "Action", "Counts", "Exe", "KernelQuotas", "Rule", "Some", "Whom"]
+__all__ = ["NEVER", "Action", "Counts", "Exe", "KernelQuotas", "OpenServices", "Rule", "Some", "Whom"]
 
 NEVER: Final = (1 << 64) - 1
 """Of `Rule.stop_at_bytes`: it is never used up."""
@@ -31,6 +31,14 @@ class Action(IntEnum):
     NOTIFY = 0
     BLOCK = 1
     THROTTLE = 2
+
+
+class OpenServices(IntFlag):
+    """enum open_service."""
+
+    DNS = 1
+    DHCP = 2
+    NTP = 4
 
 
 class Counts(IntFlag):
@@ -166,6 +174,10 @@ class KernelQuotas:
             self._fill(name, wanted)
         self._engine.map_of("quota_everybody", abi.QUOTA_SET.size).update(0, everybody.packed())
         self._engine.raise_quota_epoch()
+
+    def leave_open(self, services: OpenServices) -> None:
+        """What the quota SAVER_QUOTA lets pass, whoever sends or receives it."""
+        self._engine.open_services(services)
 
     def tell_senders(self, wanted: bool) -> None:
         """Whether sending what is blocked fails at once; it costs each packet of the machine a few nanoseconds."""

@@ -319,3 +319,52 @@ def test_a_quota_of_the_configuration_by_path_is_enforced_and_counts_what_the_ke
         end(process)
     shown = command(lab, "--config", str(rules), "--state-dir", str(state), "quota", "show", "by path", "--json")
     assert json.loads(shown.stdout)["used_bytes"] == sent * (SIZE + HEADER)
+
+
+def test_in_saver_mode_only_what_is_allowed_uses_the_link(lab: Lab, tmp_path: Path, unique: Path) -> None:
+    """An app, and DNS for everybody; not NTP, which was not named."""
+    state = tmp_path / "state"
+    allowed, other = Puppet.start(lab.device, str(unique), "-IS", PUPPET), Puppet.start(lab.device)
+    saver = ("--state-dir", str(state), "saver")
+    with daemon(lab, state) as process:
+        command(lab, *saver, "on", "--allow", "limited", "--allow-dns")
+        said(process, "was read anew")
+        before = lab.link.crossed()
+        allowed.udp().do("send_datagrams", [lab.link.network_ip, 9], [SIZE] * 3)
+        other.udp().do("send_datagrams", [lab.link.network_ip, 53], [SIZE] * 5)
+        for port in (9, 123):
+            with pytest.raises(OSError, match="not permitted"):
+                other.udp().do("send_datagrams", [lab.link.network_ip, port], [SIZE])
+        with pytest.raises(OSError, match="refused"):
+            other.tcp().do("connect", [lab.link.network_ip, 80])
+        assert (lab.link.crossed() - before).tx_packets == 8
+        command(lab, *saver, "off")
+        said(process, "was read anew")
+        other.udp().do("send_datagrams", [lab.link.network_ip, 9], [SIZE])
+        end(process)
+
+
+@pytest.mark.parametrize("rate", ["1Mbit", "20Mbit"])
+@pytest.mark.parametrize("up", [False, True], ids=["down", "up"])
+def test_a_throttled_app_gets_the_rate_and_no_more(lab: Lab, tmp_path: Path, unique: Path, rate: str, up: bool) -> None:
+    state = tmp_path / "state"
+    bytes_per_s = int(rate.removesuffix("Mbit")) * 125_000
+    with daemon(lab, state) as process:
+        words = ("--app", "limited", "--limit", "1B", "--per", "once", "--do", f"throttle:{rate}")
+        quota(lab, state, "add", "slow", *words)
+        said(process, "was read anew")
+        near, far = connected(
+            Puppet.start(lab.device, str(unique), "-IS", PUPPET), Puppet.start(lab.network), lab.link.network_ip
+        )
+        sender, receiver = (near, far) if up else (far, near)
+        receiver.begin("receive")
+        sender.begin("send", 10**9)
+        time.sleep(1.0)
+        before, begun = lab.link.crossed_so_far(), time.monotonic()
+        time.sleep(10.0)
+        crossed, took = lab.link.crossed_so_far() - before, time.monotonic() - begun
+        for one in (near, far):
+            one.puppet.kill()
+        end(process)
+    moved = crossed.tx_bytes if up else crossed.rx_bytes
+    assert moved / took == pytest.approx(bytes_per_s, rel=0.05)
