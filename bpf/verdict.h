@@ -312,7 +312,8 @@ __noinline int judge(__u32 way, __u32 slot, __u64 bytes, __u64 packets, __u64 la
 		received = verdict;
 	}
 	verdict = sent ? verdict : received;
-	if (verdict == BLOCKED)
+	/* What was received in vain has been paid for, and is told in any case. */
+	if (sent ? verdict == BLOCKED : verdict != PASSES)
 		count_blocked(link, slot, bytes, packets, sent);
 	return verdict;
 }

@@ -346,7 +346,10 @@ def test_in_saver_mode_only_what_is_allowed_uses_the_link(lab: Lab, tmp_path: Pa
 
 @pytest.mark.parametrize("rate", ["1Mbit", "20Mbit"])
 @pytest.mark.parametrize("up", [False, True], ids=["down", "up"])
-def test_a_throttled_app_gets_the_rate_and_no_more(lab: Lab, tmp_path: Path, unique: Path, rate: str, up: bool) -> None:
+def test_a_throttled_app_gets_the_rate_and_no_more(
+    lab: Lab, tmp_path: Path, unique: Path, rate: str, up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PINS_VARIABLE, str(PINS))
     state = tmp_path / "state"
     bytes_per_s = int(rate.removesuffix("Mbit")) * 125_000
     with daemon(lab, state) as process:
@@ -360,11 +363,19 @@ def test_a_throttled_app_gets_the_rate_and_no_more(lab: Lab, tmp_path: Path, uni
         receiver.begin("receive")
         sender.begin("send", 10**9)
         time.sleep(1.0)
-        before, begun = lab.link.crossed_so_far(), time.monotonic()
+        before, vain, begun = lab.link.crossed_so_far(), blocked_in_all(), time.monotonic()
         time.sleep(10.0)
         crossed, took = lab.link.crossed_so_far() - before, time.monotonic() - begun
+        vain = blocked_in_all() - vain
         for one in (near, far):
             one.puppet.kill()
         end(process)
-    moved = crossed.tx_bytes if up else crossed.rx_bytes
+    moved = crossed.tx_bytes if up else crossed.rx_bytes - vain.rx_bytes
     assert moved / took == pytest.approx(bytes_per_s, rel=0.05)
+    # Little comes in in vain: it would have to be paid for.
+    assert vain.rx_bytes < 0.25 * moved
+
+
+def blocked_in_all() -> Counters:
+    with PinnedEngine() as engine, KernelQuotas(engine) as quotas:
+        return sum(quotas.blocked().values(), NOTHING)
