@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from esimbpf.apps import Rule, app_name, process_name
-from esimbpf.difference import LinkDelta
+from esimbpf.difference import KIND_OF_SLOT, LinkDelta
 from esimbpf.model import NOTHING, Counters, GroupBy, Kind, Process, Row
 from esimbpf.users import user_name
 
@@ -49,6 +49,8 @@ class _Group:
     app: str = ""
     total: Counters = NOTHING
     delta: Counters = NOTHING
+    total_blocked: Counters = NOTHING
+    blocked: Counters = NOTHING
     process: Process | None = None
     """Of a `process` row."""
     members: dict[tuple[int, int], Process] | None = None
@@ -58,9 +60,26 @@ class _Group:
         self.delta = self.delta + counters if self.delta else counters
         self.total = self.total + counters if self.total else counters
 
+    def add_blocked(self, counters: Counters) -> None:
+        self.blocked += counters
+        self.total_blocked += counters
+
+    def begin_anew(self) -> None:
+        self.delta = self.blocked = NOTHING
+
     def row(self) -> Row:
         processes = (self.process,) if self.process else tuple(self.members.values()) if self.members else ()
-        return Row(self.kind, self.id, self.name, self.delta, self.total, self.app, processes)
+        return Row(
+            self.kind,
+            self.id,
+            self.name,
+            self.delta,
+            self.total,
+            self.app,
+            processes,
+            self.blocked,
+            self.total_blocked,
+        )
 
 
 class LinkTally:
@@ -80,19 +99,27 @@ class LinkTally:
             self._leave(process)
         for by, groups in self._groups.items():
             for group in self._active[by]:
-                group.delta = NOTHING
+                group.begin_anew()
             active: dict[str, _Group] = {}
             for slot, counters in delta.processes.items():
                 group = self._group(groups, by, processes[slot])
                 group.add(counters)
                 active[group.id] = group
+            for slot, counters in delta.blocked.items():
+                if slot not in KIND_OF_SLOT:
+                    group = self._group(groups, by, processes[slot])
+                    group.add_blocked(counters)
+                    active[group.id] = group
             self._active[by] = list(active.values())
         for process in ended:
             self._mark(process)
         self._ended = [*ended, *(process for process in processes.values() if process.exited)]
         for kind, group in self._others.items():
-            group.delta = NOTHING
+            group.begin_anew()
             group.add(delta.others[kind])
+        for slot, counters in delta.blocked.items():
+            if slot in KIND_OF_SLOT:
+                self._others[KIND_OF_SLOT[slot]].add_blocked(counters)
 
     def rows(self, by: GroupBy, everything: bool) -> tuple[Row, ...]:
         """The interval's rows; with `everything` also those that it added nothing to.
@@ -101,8 +128,9 @@ class LinkTally:
         """
         groups = self._groups[by].values() if everything else self._active[by]
         others = [self._others[kind] for kind in _ALWAYS]
-        if self._others[Kind.OVERFLOW].total:
-            others.append(self._others[Kind.OVERFLOW])
+        overflow = self._others[Kind.OVERFLOW]
+        if overflow.total or overflow.total_blocked:
+            others.append(overflow)
         return tuple(group.row() for group in (*groups, *others))
 
     def _group(self, groups: dict[str, _Group], by: GroupBy, process: Process) -> _Group:

@@ -17,13 +17,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from esimbpf.model import NOTHING, Counters, Kind
 from esimbpf.snapshot import LinkReading, ReservedSlot
 
-__all__ = ["Difference", "LinkDelta", "Standing"]
+__all__ = ["KIND_OF_SLOT", "Difference", "LinkDelta", "Standing"]
+
+KIND_OF_SLOT: Final[Mapping[int, Kind]] = {
+    ReservedSlot.KERNEL: Kind.KERNEL,
+    ReservedSlot.FORWARDED: Kind.FORWARDED,
+    ReservedSlot.UNATTRIBUTED: Kind.UNATTRIBUTED,
+    ReservedSlot.OVERFLOW: Kind.OVERFLOW,
+}
+"""The rows that are no process, by their slots."""
 
 FRAGMENTS_WAIT_NS: Final = 65 * 10**9
 """How long a fragment may wait for the others: 30 s for IPv4 (net.ipv4.ipfrag_time), 60 s for IPv6 (RFC 8200, 4.5)."""
@@ -39,11 +47,18 @@ class LinkDelta:
     """Of kernel, forwarded, unattributed and overflow."""
     no_ip: Counters
     """Frames that carry no IP packet; in none of the rows."""
+    blocked: Mapping[int, Counters] = field(default_factory=dict)
+    """By slot, a process's or one of KIND_OF_SLOT, what quotas have blocked; slots with nothing are left out."""
 
     @property
     def total(self) -> Counters:
         """The link's line: the sum of its rows."""
         return sum_of(self.processes.values()) + sum_of(self.others.values())
+
+    @property
+    def total_blocked(self) -> Counters:
+        """Of the link's line."""
+        return sum_of(self.blocked.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +73,8 @@ class Standing:
     debt: Counters = NOTHING
     """What counting that was relieved by this one has told beyond what had come in (or, negative, not told of it):
     packets that came in under one version of the programs and got somewhere under the other."""
+    blocked: Mapping[int, Counters] = field(default_factory=dict)
+    """By slot."""
 
 
 def sum_of(parts: Iterable[Counters]) -> Counters:
@@ -75,20 +92,18 @@ class Difference:
     def __init__(self, sees_all: bool = True, standing: Standing | None = None) -> None:
         standing = standing or Standing({})
         self._sees_all = sees_all
-        self._totals = {
-            kind: standing.totals.get(kind, NOTHING)
-            for kind in (Kind.KERNEL, Kind.FORWARDED, Kind.UNATTRIBUTED, Kind.OVERFLOW)
-        }
+        self._totals = {kind: standing.totals.get(kind, NOTHING) for kind in KIND_OF_SLOT.values()}
         self._no_ip = standing.no_ip
         self._waiting: deque[tuple[int, _Received]] = deque()
         self._never_whole = _Received.of(standing.never_whole)
         self._debt = standing.debt
+        self._blocked = dict(standing.blocked)
 
     @property
     def standing(self) -> Standing:
         """How far it has told."""
         never_whole = Counters(rx_bytes=self._never_whole.bytes, rx_packets=self._never_whole.packets)
-        return Standing(dict(self._totals), self._no_ip, never_whole, self._debt)
+        return Standing(dict(self._totals), self._no_ip, never_whole, self._debt, dict(self._blocked))
 
     def advance(self, reading: LinkReading, now_ns: int, final: bool = False) -> LinkDelta:
         """What has been added since the last call; `final` carries nothing over any more."""
@@ -128,7 +143,15 @@ class Difference:
             self._totals[kind] = after
         no_ip = at[ReservedSlot.OTHER] - self._no_ip
         self._no_ip = at[ReservedSlot.OTHER]
-        return LinkDelta(reading.processes, others, no_ip)
+        return LinkDelta(reading.processes, others, no_ip, self._newly_blocked(reading.blocked))
+
+    def _newly_blocked(self, blocked: Mapping[int, Counters]) -> dict[int, Counters]:
+        added = {}
+        for slot, counters in blocked.items():
+            more = counters - self._blocked.get(slot, NOTHING)
+            if more:
+                added[slot], self._blocked[slot] = more, counters
+        return added
 
     def _fragments(self, at: Mapping[ReservedSlot, Counters], now_ns: int, final: bool) -> tuple[_Received, _Received]:
         """Headers that reassembly took away, and fragments of what is not whole.

@@ -142,11 +142,16 @@ class Row:
     app: str = ""
     """Name of the app that a `process` row belongs to; else empty."""
     processes: tuple[Process, ...] = ()
+    blocked: Counters = NOTHING
+    """What quotas have blocked in this interval. What of it was received was paid for, and is in `delta` as well; what
+    was to be sent never crossed the link, and is not."""
+    total_blocked: Counters = NOTHING
+    """The same since counting began."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkTick:
-    """One link's closed ledger of one interval: the rows' sums are `delta` and `total`."""
+    """One link's closed ledger of one interval: the rows' sums are its own, in all counters."""
 
     link: Link
     present: bool
@@ -156,6 +161,8 @@ class LinkTick:
     total: Counters
     other: Counters = NOTHING
     """Since counting began: frames that are no IP packets (ARP, LLDP, …), which no carrier bills; not in `total`."""
+    blocked: Counters = NOTHING
+    total_blocked: Counters = NOTHING
 
 
 @dataclass(frozen=True, slots=True)

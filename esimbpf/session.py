@@ -41,6 +41,8 @@ class _Watched:
         self.delta = NOTHING
         self.total = NOTHING
         self.no_ip = NOTHING
+        self.blocked = NOTHING
+        self.total_blocked = NOTHING
 
 
 class Session:
@@ -166,6 +168,8 @@ class Session:
             watched.delta = delta.total
             watched.total += watched.delta
             watched.no_ip = reading.reserved[ReservedSlot.OTHER]
+            watched.blocked = delta.total_blocked
+            watched.total_blocked += watched.blocked
             if reading.reserved[ReservedSlot.OVERFLOW]:
                 self._overflow_shown = True
         return self._tick(self._by, everything)
@@ -241,6 +245,8 @@ class Session:
                     delta=watched.delta,
                     total=watched.total,
                     other=watched.no_ip,
+                    blocked=watched.blocked,
+                    total_blocked=watched.total_blocked,
                 )
                 for watched in self._links
             ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
@@ -39,6 +39,9 @@ class LinkReading:
     """Since counting began. What was received stands as of one moment, between two packets."""
     processes: Mapping[int, Counters]
     """By slot, what has been added since the reading before; slots with nothing are left out."""
+    blocked: Mapping[int, Counters] = field(default_factory=dict)
+    """By slot, reserved ones included, all that quotas have blocked since counting began. What of it was received is
+    in the other counters as well; what was to be sent has not crossed the link, and is in none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,6 @@ class Snapshot:
     """Nanoseconds since the Unix epoch, at the same moment."""
     links: tuple[LinkReading, ...]
     processes: Mapping[int, Process]
-    """Who holds the slots that have added something."""
+    """Who holds the slots that have added something, were it that something of theirs was blocked."""
     exited: tuple[Process, ...]
     """Processes that have ended since the reading before."""

@@ -24,6 +24,7 @@ from esimbpf.kernel import abi, libbpf
 from esimbpf.kernel.procfs import capabilities
 from esimbpf.kernel.programs import PROGRAMS, Hook, Program
 from esimbpf.machine import suffices
+from esimbpf.model import Counters
 from esimbpf.snapshot import FIRST_PROCESS_SLOT
 
 __all__ = ["BTF_VARIABLE", "MAPS", "OBJECT", "Engine", "Lost", "header_bytes", "kernel_btf", "load"]
@@ -246,11 +247,25 @@ class Engine:
         """A map with values of this size."""
         return self._map(name, value_bytes)
 
+    @property
+    def quota_epoch(self) -> int:
+        """How often it was said whom quotas are about; 0 if never."""
+        at = abi.QUOTA_EPOCH_OFFSET
+        return int.from_bytes(self._watched[at : at + 4], sys.byteorder)
+
     def raise_quota_epoch(self) -> None:
         """Have every process's quotas found anew."""
         at = abi.QUOTA_EPOCH_OFFSET
-        epoch = int.from_bytes(self._watched[at : at + 4], sys.byteorder) + 1
-        self._watched[at : at + 4] = (epoch & 0xFFFFFFFF or 1).to_bytes(4, sys.byteorder)
+        self._watched[at : at + 4] = (self.quota_epoch + 1 & 0xFFFFFFFF or 1).to_bytes(4, sys.byteorder)
+
+    def blocked(self) -> dict[tuple[int, int], Counters]:
+        """What quotas have ever blocked, by link's number and slot."""
+        if not self.quota_epoch:
+            return {}
+        return {
+            abi.BLOCKED_KEY.unpack(key): Counters(*abi.USAGE.unpack(value))
+            for key, value in self._map("blocked", abi.USAGE.size).items(abi.BLOCKED_KEY.size)
+        }
 
     def open_services(self, services: int) -> None:
         """Leave services open to everybody in the saver mode: enum open_service."""

@@ -17,7 +17,6 @@ from typing import Final, Self
 from esimbpf.errors import EsimbpfError
 from esimbpf.kernel import abi
 from esimbpf.kernel.pins import PinnedEngine
-from esimbpf.model import Counters
 
 __all__ = ["NEVER", "Action", "Counts", "Exe", "KernelQuotas", "OpenServices", "Rule", "Some", "Whom"]
 
@@ -138,14 +137,6 @@ class KernelQuotas:
         """What has ever been charged to a quota of this number."""
         bytes_used, *_ = abi.QUOTA_USE.unpack_from(self._uses, number * abi.QUOTA_USE.size)
         return int(bytes_used)
-
-    def blocked(self) -> dict[tuple[int, int], Counters]:
-        """What was ever blocked, by link's number and slot."""
-        found = {}
-        for key, value in self._engine.map_of("blocked", abi.USAGE.size).items(abi.BLOCKED_KEY.size):
-            link, slot = abi.BLOCKED_KEY.unpack(key)
-            found[link, slot] = Counters(*abi.USAGE.unpack(value))
-        return found
 
     def write(self, number: int, rule: Rule) -> None:
         """Let a rule hold; of what changes, what binds more first."""

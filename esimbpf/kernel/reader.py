@@ -111,6 +111,7 @@ class Reader:
         self._batch = Batch(engine.usage_blocks, self._blocks_per_link * links, abi.USAGE_BLOCK.size * engine.cpus)
         self._before = bytes(len(self._batch.read()))
         self._reserved = [dict.fromkeys(ReservedSlot, NOTHING) for _ in range(links)]
+        self._blocked: dict[tuple[int, int], Counters] = {}
         self._states = bytes(engine.slots * abi.SLOT.size)
         self._known: dict[int, _Known] = {}
         self._exited: dict[int, int] = {}
@@ -130,6 +131,7 @@ class Reader:
         # The states are read before the counters: a slot given back later has all its bytes in this reading.
         states = self._engine.state_memory[:]
         added = self._added()
+        blocked, active = self._newly_blocked()
         readings = []
         for link, reserved in enumerate(self._reserved):
             for slot in ReservedSlot:
@@ -140,8 +142,8 @@ class Reader:
             }
             # Of forwarded fragments, tx says what belongs to rx.
             at_once[ReservedSlot.FORWARDED_FRAGMENT] = received[link][ReservedSlot.FORWARDED_FRAGMENT]
-            readings.append(LinkReading(at_once, added[link]))
-        active = {slot for reading in readings for slot in reading.processes}
+            readings.append(LinkReading(at_once, added[link], blocked[link]))
+        active.update(slot for reading in readings for slot in reading.processes)
         ended = self._note_states(states, active, now_ns)
         return Snapshot(
             boottime_ns=now_ns,
@@ -177,6 +179,19 @@ class Reader:
                     slots[slot] = slots.get(slot, NOTHING) + Counters(*now) - Counters(*was)
         self._before = after
         return added
+
+    def _newly_blocked(self) -> tuple[list[dict[int, Counters]], set[int]]:
+        """By link and slot, all that was ever blocked; and the processes' slots of which the last reading had less."""
+        blocked: list[dict[int, Counters]] = [{} for _ in self._reserved]
+        active = set()
+        now = self._engine.blocked()
+        for (link, slot), counters in now.items():
+            if link < len(blocked):
+                blocked[link][slot] = counters
+                if slot >= FIRST_PROCESS_SLOT and counters != self._blocked.get((link, slot)):
+                    active.add(slot)
+        self._blocked = now
+        return blocked, active
 
     # -- slots ---------------------------------------------------------------------
 

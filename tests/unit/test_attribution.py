@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from esimbpf.attribution import LinkTally, Namer
 from esimbpf.difference import LinkDelta
 from esimbpf.model import NOTHING, Counters, GroupBy, Kind, Process, Row
+from esimbpf.snapshot import ReservedSlot
 
 CURL = Process(100, 5_000, 1000, "curl", "/usr/bin/curl", ("curl", "-O"), "/user.slice")
 WGET = Process(101, 6_000, 1000, "wget", "/usr/bin/wget", ("wget",), "/user.slice")
@@ -31,9 +32,19 @@ class Tally:
         moved: Mapping[Process, Counters],
         others: Mapping[Kind, Counters] | None = None,
         ended: Sequence[Process] = (),
+        blocked: Mapping[Process | ReservedSlot, Counters] | None = None,
     ) -> None:
-        slots = dict(enumerate(moved, start=16))
-        delta = LinkDelta({s: moved[p] for s, p in slots.items()}, NO_OTHERS | dict(others or {}), NOTHING)
+        blocked = blocked or {}
+        slots = dict(
+            enumerate(dict.fromkeys([*moved, *(one for one in blocked if isinstance(one, Process))]), start=16)
+        )
+        delta = LinkDelta(
+            {slot: moved[process] for slot, process in slots.items() if process in moved},
+            NO_OTHERS | dict(others or {}),
+            NOTHING,
+            {slot: blocked[process] for slot, process in slots.items() if process in blocked}
+            | {slot: counters for slot, counters in blocked.items() if isinstance(slot, ReservedSlot)},
+        )
         self.tally.add(delta, slots, ended)
 
     def rows(self, by: GroupBy, everything: bool = True) -> dict[str, Row]:
@@ -52,6 +63,23 @@ def test_each_grouping_sums_its_processes() -> None:
     processes = {row.id: row for row in tally.tally.rows(GroupBy.PROCESS, True)}
     assert processes["100.5000"].app == "curl"
     assert processes["100.5000"].processes == (CURL,)
+
+
+def test_what_was_blocked_has_its_rows_though_nothing_moved() -> None:
+    tally = Tally()
+    tally.interval({WGET: rx(20)}, blocked={CURL: rx(100), WGET: rx(20), ReservedSlot.OVERFLOW: rx(7)})
+    for by, name in ((GroupBy.APP, "curl"), (GroupBy.PROCESS, "curl")):
+        row = tally.rows(by, everything=False)[name]
+        assert (row.delta, row.blocked, row.total_blocked, row.processes) == (NOTHING, rx(100), rx(100), (CURL,))
+    [user] = [row for row in tally.tally.rows(GroupBy.USER, False) if row.id == "1000"]
+    assert (user.delta, user.blocked) == (rx(20), rx(100) + rx(20))
+    assert tally.rows(GroupBy.APP)["overflow"].blocked == rx(7)
+    tally.interval({CURL: rx(1)}, blocked={CURL: rx(5)})
+    tally.interval({})
+    curl = tally.rows(GroupBy.APP)["curl"]
+    assert (curl.blocked, curl.total_blocked, curl.total) == (NOTHING, rx(100) + rx(5), rx(1))
+    assert "curl" not in tally.rows(GroupBy.APP, everything=False)
+    assert tally.rows(GroupBy.APP)["overflow"].total_blocked == rx(7)
 
 
 def test_totals_stay_and_deltas_begin_anew() -> None:

@@ -126,6 +126,18 @@ def test_forwarded_fragments_are_forwarded_whole() -> None:
     assert delta.others[Kind.KERNEL] == NOTHING
 
 
+def test_what_was_blocked_is_told_once_by_slot_and_the_next_one_goes_on_from_there() -> None:
+    difference = Difference()
+    sent, received = tx(1229, 1), rx(1500, 1)
+    first = difference.advance(replace(reading(s16=rx(1500)), blocked={16: sent + received, 0: sent}), 0)
+    assert first.blocked == {16: sent + received, 0: sent}
+    assert (first.total, first.total_blocked) == (rx(1500), sent + sent + received)
+    assert difference.advance(replace(reading(), blocked={16: sent + received, 0: sent}), SECOND).blocked == {}
+    later = Difference(standing=difference.standing)
+    then = {16: sent + sent + received, 0: sent, 17: sent}
+    assert later.advance(replace(reading(), blocked=then), 2 * SECOND).blocked == {16: sent, 17: sent}
+
+
 amounts = st.integers(min_value=0, max_value=10**6)
 counters = st.builds(Counters, amounts, amounts, amounts, amounts)
 
