@@ -218,10 +218,43 @@ def _quotas(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
+_LIKE_WHAT_WAS_COUNTED: Final = """\
+CREATE TABLE {table} (
+    begin_s INTEGER NOT NULL,
+    link_id INTEGER NOT NULL REFERENCES link (id),
+    profile_id INTEGER NOT NULL REFERENCES profile (id),
+    roaming INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    app_id INTEGER NOT NULL,
+    uid INTEGER NOT NULL,
+    rx_bytes INTEGER NOT NULL,
+    tx_bytes INTEGER NOT NULL,
+    rx_packets INTEGER NOT NULL,
+    tx_packets INTEGER NOT NULL,
+    PRIMARY KEY (begin_s, link_id, profile_id, roaming, kind, app_id, uid)
+) STRICT, WITHOUT ROWID
+"""
+
+
+def _blocked(db: sqlite3.Connection) -> None:
+    # What quotas have blocked, laid out as what was counted is: most ledgers have nothing of it. What of it was
+    # received stands in minute, quarter and day as well, for it was paid for; what was to be sent does not.
+    for table in ("blocked_minute", "blocked_quarter", "blocked_day"):
+        db.execute(_LIKE_WHAT_WAS_COUNTED.format(table=table))
+    # Of a slot, a process's or another, the kernel's counters of what was blocked as they were folded in last.
+    db.execute(
+        "CREATE TABLE folded_blocked (attachment_id INTEGER NOT NULL REFERENCES attachment (id) ON DELETE CASCADE, "
+        "link_id INTEGER NOT NULL REFERENCES link (id), slot INTEGER NOT NULL, rx_bytes INTEGER NOT NULL, "
+        "tx_bytes INTEGER NOT NULL, rx_packets INTEGER NOT NULL, tx_packets INTEGER NOT NULL, "
+        "PRIMARY KEY (attachment_id, link_id, slot)) STRICT, WITHOUT ROWID"
+    )
+
+
 MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
     ("the first tables", _first),
     ("plans", _plans),
     ("quotas", _quotas),
+    ("what was blocked", _blocked),
 )
 """By name, in their order; the number of those that were made is the file's user_version."""
 

@@ -14,9 +14,9 @@ from typing import Final
 
 from esimbpf.apps import process_name
 from esimbpf.attribution import Namer
-from esimbpf.difference import Difference, Standing, sum_of
+from esimbpf.difference import KIND_OF_SLOT, Difference, Standing, sum_of
 from esimbpf.ledger.database import transaction
-from esimbpf.model import NOTHING, Counters, Kind
+from esimbpf.model import NOTHING, Counters, Kind, Process
 from esimbpf.snapshot import ReservedSlot, Snapshot
 
 __all__ = [
@@ -80,8 +80,10 @@ class _Pending:
     """What is not committed yet."""
 
     counters: dict[_Key, Counters] = field(default_factory=dict)
+    blocked: dict[_Key, Counters] = field(default_factory=dict)
     programs: dict[tuple[str, str, str], int] = field(default_factory=dict)
     slots: set[tuple[int, int]] = field(default_factory=set)
+    blocked_slots: set[tuple[int, int]] = field(default_factory=set)
     gaps: list[tuple[float, float, int, str]] = field(default_factory=list)
 
 
@@ -144,7 +146,7 @@ class Folding:
         started = (attachment.started_wall_s, attachment.started_boottime_ns, attachment.started_awake_ns)
         self._db.execute("DELETE FROM attachment WHERE boot_id <> ?", (attachment.boot_id,))
         self._db.execute("UPDATE attachment SET followed = 1")
-        for table in ("folded_slot", "folded_kind"):
+        for table in ("folded_slot", "folded_kind", "folded_blocked"):
             self._db.execute(f"DELETE FROM {table}")
         number = self._db.execute(
             "INSERT INTO attachment (attach_id, boot_id, folded_s, folded_boottime_ns, folded_awake_ns) "
@@ -186,7 +188,16 @@ class Folding:
             )
         }
         no_ip, never_whole, debt = (kinds.pop(kind, NOTHING) for kind in (_NO_IP, _NEVER_WHOLE, _DEBT))
-        return Standing({Kind(kind): counters for kind, counters in kinds.items()}, no_ip, never_whole, debt)
+        blocked = {
+            slot: Counters(*counters)
+            for slot, *counters in self._db.execute(
+                "SELECT slot, rx_bytes, tx_bytes, rx_packets, tx_packets FROM folded_blocked "
+                "WHERE attachment_id = ? AND link_id = ?",
+                (self._id, link),
+            )
+        }
+        totals = {Kind(kind): counters for kind, counters in kinds.items()}
+        return Standing(totals, no_ip, never_whole, debt, blocked)
 
     def take(self, snapshot: Snapshot) -> None:
         """Note what a snapshot adds; the first one has all since the attachment, of which the folded part is known."""
@@ -213,13 +224,22 @@ class Folding:
             if not moved:
                 continue
             self._pending.slots.add((number, slot))
-            process = snapshot.processes[slot]
-            app = self.namer.app(process)
-            self._add(_Key(begin_s, link, Kind.APP, app, process.uid), moved)
-            self._pending.programs[app, process_name(process), process.exe] = begin_s
+            _add(self._pending.counters, self._key_of(begin_s, link, snapshot.processes[slot]), moved)
         for kind, counters in delta.others.items():
             if counters:
-                self._add(_Key(begin_s, link, kind, "", -1), counters)
+                _add(self._pending.counters, _Key(begin_s, link, kind, "", -1), counters)
+        for slot, counters in delta.blocked.items():
+            self._pending.blocked_slots.add((number, slot))
+            if slot in KIND_OF_SLOT:
+                key = _Key(begin_s, link, KIND_OF_SLOT[slot], "", -1)
+            else:
+                key = self._key_of(begin_s, link, snapshot.processes[slot])
+            _add(self._pending.blocked, key, counters)
+
+    def _key_of(self, begin_s: int, link: int, process: Process) -> _Key:
+        app = self.namer.app(process)
+        self._pending.programs[app, process_name(process), process.exe] = begin_s
+        return _Key(begin_s, link, Kind.APP, app, process.uid)
 
     def debts(self, snapshot: Snapshot) -> dict[str, Counters]:
         """By link, what has been told beyond what had come in by this snapshot, the last one; see Standing."""
@@ -232,15 +252,18 @@ class Folding:
             found[name] = replace(debt, tx_bytes=0, tx_packets=0)
         return found
 
-    def _add(self, key: _Key, counters: Counters) -> None:
-        self._pending.counters[key] = self._pending.counters.get(key, NOTHING) + counters
-
     def commit(self) -> None:
         """Write what was noted; sqlite3.Error if that cannot be done, and it stays noted."""
         db, pending = self._db, self._pending
         with transaction(db):
-            apps = _ids_of(db, "app", "name", {key.app for key in pending.counters if key.kind == Kind.APP})
-            for table, step in (("minute", MINUTE_S), ("quarter", QUARTER_S)):
+            keys = pending.counters.keys() | pending.blocked.keys()
+            apps = _ids_of(db, "app", "name", {key.app for key in keys if key.kind == Kind.APP})
+            for table, step, added in (
+                ("minute", MINUTE_S, pending.counters),
+                ("quarter", QUARTER_S, pending.counters),
+                ("blocked_minute", MINUTE_S, pending.blocked),
+                ("blocked_quarter", QUARTER_S, pending.blocked),
+            ):
                 db.executemany(
                     _ADD.format(table=table),
                     [
@@ -254,7 +277,7 @@ class Folding:
                             key.uid,
                             *_four(counters),
                         )
-                        for key, counters in pending.counters.items()
+                        for key, counters in added.items()
                     ],
                 )
             db.executemany(
@@ -269,12 +292,20 @@ class Folding:
                     for number, slot in pending.slots
                 ],
             )
+            standings = [difference.standing for difference in self._differences]
+            db.executemany(
+                "INSERT OR REPLACE INTO folded_blocked VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (self._id, self._links[number], slot, *_four(standings[number].blocked[slot]))
+                    for number, slot in pending.blocked_slots
+                ],
+            )
             db.executemany(
                 "INSERT OR REPLACE INTO folded_kind VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
                     (self._id, link, kind, *_four(counters))
-                    for link, difference in zip(self._links, self._differences, strict=True)
-                    for kind, counters in _named(difference.standing)
+                    for link, standing in zip(self._links, standings, strict=True)
+                    for kind, counters in _named(standing)
                 ],
             )
             db.executemany(
@@ -310,17 +341,22 @@ def note_downtime(db: sqlite3.Connection, now_s: float) -> None:
 def thin(db: sqlite3.Connection, now_s: float) -> None:
     """Let go of what is too old to be told in detail; its totals stay, in the coarser table."""
     with transaction(db):
-        db.execute("DELETE FROM minute WHERE begin_s < ?", (int(now_s - KEEP_MINUTES_S),))
         oldest = int(now_s - KEEP_QUARTERS_S) // DAY_S * DAY_S
-        db.execute(
-            f"INSERT INTO day SELECT begin_s / {DAY_S} * {DAY_S}, link_id, profile_id, roaming, kind, app_id, uid, "
-            "sum(rx_bytes), sum(tx_bytes), sum(rx_packets), sum(tx_packets) FROM quarter WHERE begin_s < ? "
-            "GROUP BY 1, 2, 3, 4, 5, 6, 7 ON CONFLICT DO UPDATE SET rx_bytes = rx_bytes + excluded.rx_bytes, "
-            "tx_bytes = tx_bytes + excluded.tx_bytes, rx_packets = rx_packets + excluded.rx_packets, "
-            "tx_packets = tx_packets + excluded.tx_packets",
-            (oldest,),
-        )
-        db.execute("DELETE FROM quarter WHERE begin_s < ?", (oldest,))
+        for what in ("", "blocked_"):
+            db.execute(f"DELETE FROM {what}minute WHERE begin_s < ?", (int(now_s - KEEP_MINUTES_S),))
+            db.execute(
+                f"INSERT INTO {what}day SELECT begin_s / {DAY_S} * {DAY_S}, link_id, profile_id, roaming, kind, "
+                "app_id, uid, sum(rx_bytes), sum(tx_bytes), sum(rx_packets), sum(tx_packets) "
+                f"FROM {what}quarter WHERE begin_s < ? GROUP BY 1, 2, 3, 4, 5, 6, 7 ON CONFLICT DO UPDATE SET "
+                "rx_bytes = rx_bytes + excluded.rx_bytes, tx_bytes = tx_bytes + excluded.tx_bytes, "
+                "rx_packets = rx_packets + excluded.rx_packets, tx_packets = tx_packets + excluded.tx_packets",
+                (oldest,),
+            )
+            db.execute(f"DELETE FROM {what}quarter WHERE begin_s < ?", (oldest,))
+
+
+def _add(sums: dict[_Key, Counters], key: _Key, counters: Counters) -> None:
+    sums[key] = sums.get(key, NOTHING) + counters
 
 
 def _named(standing: Standing) -> Iterable[tuple[str, Counters]]:

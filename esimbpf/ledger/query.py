@@ -47,6 +47,8 @@ class Usage:
     """Seconds in which it was counted, and nobody looked: what it moved then stands at their end."""
     off_s: float = 0.0
     """Of gap_s, those before the machine was started again: it was off for most of them."""
+    blocked: Counters = NOTHING
+    """What quotas have blocked: what of it was received is in `counters` as well, what was to be sent is not."""
 
 
 _PROCESSES: Final = Kind.APP.value
@@ -78,31 +80,25 @@ def usage(db: sqlite3.Connection, cut: Sequence[Span], by: ReportBy, links: Sequ
     """
     names = _Names(db, by)
     gaps = list(_gaps(db))
-    # Columns that tell most rows apart come first: grouping compares them in this order.
-    queries = [
-        f"SELECT {_HEADINGS[by]}, roaming, link_id, profile_id, {sign} * sum(rx_bytes), {sign} * sum(tx_bytes), "
-        f"{sign} * sum(rx_packets), {sign} * sum(tx_packets) FROM {table} WHERE {where} GROUP BY 1, 2, 3, 4, 5"
-        for table, sign, where in _PARTS
-    ]
+    counted_by, blocked_by = _queries(by), _queries(by, "blocked_") if _anything_blocked(db) else []
     for span in cut:
         begin_s, end_s = span.begin.timestamp(), span.end.timestamp()
         bounds_s = {"begin_s": math.ceil(begin_s), "end_s": math.ceil(end_s)}
-        sums: dict[tuple[int, str, int, int, int], Counters] = {}
-        for query in queries:
-            for *key, rx_bytes, tx_bytes, rx_packets, tx_packets in db.execute(query, bounds_s):
-                heading = tuple(key)
-                counters = Counters(rx_bytes, tx_bytes, rx_packets, tx_packets)
-                sums[heading] = sums[heading] + counters if heading in sums else counters
+        sums, blocked = _sums(db, counted_by, bounds_s), _sums(db, blocked_by, bounds_s)
+        for heading in blocked:
+            sums.setdefault(heading, NOTHING)
         missing = {cause: _seconds(gaps, cause, begin_s, end_s) for cause in ("down", "unread", "off")}
         rows = []
-        for (number, kind, roaming, link_id, profile_id), counters in sums.items():
-            link = names.links[link_id]
-            if counters and (not links or link in links):
+        for heading, counters in sums.items():
+            number, kind, roaming, link_id, profile_id = heading
+            link, dropped = names.links[link_id], blocked.get(heading, NOTHING)
+            if (counters or dropped) and (not links or link in links):
                 name, profile = names.of(number, kind, link_id, profile_id), names.profiles[profile_id]
                 shown = str(by) if kind == _PROCESSES else kind
                 home = None if roaming < 0 else bool(roaming)
-                rows.append(Usage(span, link, profile, home, shown, name, counters, *_told(missing, link_id)))
-        rows.sort(key=lambda row: (-row.counters.total_bytes, row.name, row.kind, row.link))
+                gaps_s = _told(missing, link_id)
+                rows.append(Usage(span, link, profile, home, shown, name, counters, *gaps_s, dropped))
+        rows.sort(key=lambda row: (-row.counters.total_bytes, -row.blocked.total_bytes, row.name, row.kind, row.link))
         yield from rows
         counted = {row.link for row in rows}
         for link_id in sorted({link_id for of_cause in missing.values() for link_id in of_cause}):
@@ -112,6 +108,34 @@ def usage(db: sqlite3.Connection, cut: Sequence[Span], by: ReportBy, links: Sequ
                     by, (Kind.UNATTRIBUTED.value, "")
                 )
                 yield Usage(span, link, _UNKNOWN, None, kind, name, NOTHING, *_told(missing, link_id))
+
+
+_Heading = tuple[int, str, int, int, int]
+
+
+def _queries(by: ReportBy, what: str = "") -> list[str]:
+    """Those that tell the sums of a span, which are to be added."""
+    # Columns that tell most rows apart come first: grouping compares them in this order.
+    return [
+        f"SELECT {_HEADINGS[by]}, roaming, link_id, profile_id, {sign} * sum(rx_bytes), {sign} * sum(tx_bytes), "
+        f"{sign} * sum(rx_packets), {sign} * sum(tx_packets) FROM {what}{table} WHERE {where} GROUP BY 1, 2, 3, 4, 5"
+        for table, sign, where in _PARTS
+    ]
+
+
+def _sums(db: sqlite3.Connection, queries: Sequence[str], bounds_s: Mapping[str, int]) -> dict[_Heading, Counters]:
+    sums: dict[_Heading, Counters] = {}
+    for query in queries:
+        for number, kind, roaming, link_id, profile_id, *amounts in db.execute(query, bounds_s):
+            heading, counters = (number, kind, roaming, link_id, profile_id), Counters(*amounts)
+            sums[heading] = sums[heading] + counters if heading in sums else counters
+    return sums
+
+
+def _anything_blocked(db: sqlite3.Connection) -> bool:
+    """Whether anything was ever blocked; what minutes have, quarters and days have, too."""
+    found = db.execute("SELECT EXISTS (SELECT 1 FROM blocked_quarter) OR EXISTS (SELECT 1 FROM blocked_day)").fetchone()
+    return bool(found[0])
 
 
 _UNKNOWN: Final = "unknown"
@@ -180,7 +204,12 @@ def _seconds(gaps: Sequence[_Gap], cause: str, begin_s: float, end_s: float) -> 
 def bounds(db: sqlite3.Connection) -> Span | None:
     """The time of which the ledger knows; None if it knows of none."""
     first, last = None, None
-    for table, step in (("quarter", QUARTER_S), ("day", DAY_S)):
+    for table, step in (
+        ("quarter", QUARTER_S),
+        ("day", DAY_S),
+        ("blocked_quarter", QUARTER_S),
+        ("blocked_day", DAY_S),
+    ):
         begin_s, end_s = db.execute(f"SELECT min(begin_s), max(begin_s) FROM {table}").fetchone()
         if begin_s is not None:
             first = begin_s if first is None else min(first, begin_s)

@@ -39,6 +39,8 @@ class Kernel:
         self.slots: dict[tuple[int, int], Counters] = {}
         self.reserved = [dict.fromkeys(ReservedSlot, NOTHING) for _ in links]
         self.told: dict[tuple[int, int], Counters] = {}
+        self.blocked: dict[tuple[int, int], Counters] = {}
+        self.blocked_told: dict[tuple[int, int], Counters] = {}
 
     def follower(self, name: str, boot_id: str) -> Kernel:
         """What counts after this one, from a minute later on; on another boot the clock is right again."""
@@ -65,13 +67,24 @@ class Kernel:
         for reserved in (ReservedSlot.LINK, ReservedSlot.TAKEN):
             self.reserved[link][reserved] += packet
 
+    def is_kept_from_sending(self, slot: int, size: int, link: int = 0) -> None:
+        """A process, or, below zero, a row that is none: the kernel itself is -16."""
+        self._block(link, FIRST_PROCESS_SLOT + slot, Counters(tx_bytes=size, tx_packets=1))
+
+    def receives_in_vain(self, slot: int, size: int, link: int = 0) -> None:
+        self.receives(slot, size, link)
+        self._block(link, FIRST_PROCESS_SLOT + slot, Counters(rx_bytes=size, rx_packets=1))
+
+    def _block(self, link: int, slot: int, packet: Counters) -> None:
+        self.blocked[link, slot] = self.blocked.get((link, slot), NOTHING) + packet
+
     def answers(self, size: int, link: int = 0) -> None:
         """The kernel itself, to a ping."""
         self.reserved[link][ReservedSlot.LINK] += Counters(rx_bytes=size, rx_packets=1)
         self.reserved[link][ReservedSlot.KERNEL] += Counters(tx_bytes=size, tx_packets=1)
 
     def reader_begins(self) -> None:
-        self.told = {}
+        self.told, self.blocked_told = {}, {}
 
     def read(self) -> Snapshot:
         added: list[dict[int, Counters]] = [{} for _ in self.reserved]
@@ -80,8 +93,12 @@ class Kernel:
             if new:
                 added[link][slot] = new
         self.told = dict(self.slots)
-        links = tuple(LinkReading(dict(r), a) for r, a in zip(self.reserved, added, strict=True))
-        processes = {slot: _process(slot) for one in added for slot in one}
+        blocked = [{slot: c for (of, slot), c in self.blocked.items() if of == link} for link in range(len(added))]
+        links = tuple(LinkReading(dict(r), a, b) for r, a, b in zip(self.reserved, added, blocked, strict=True))
+        active = {slot for one in added for slot in one}
+        active |= {key[1] for key, counters in self.blocked.items() if counters != self.blocked_told.get(key)}
+        self.blocked_told = dict(self.blocked)
+        processes = {slot: _process(slot) for slot in active if slot >= FIRST_PROCESS_SLOT}
         return Snapshot(
             boottime_ns=int(self.now_s * 1e9),
             awake_ns=int((self.now_s - self.slept_s) * 1e9),
@@ -99,6 +116,10 @@ class Kernel:
         ]
         sent = [Counters(0, c.tx_bytes, 0, c.tx_packets) for c in self.slots.values()]
         return sum(others + sent, NOTHING)
+
+    @property
+    def total_blocked(self) -> Counters:
+        return sum(self.blocked.values(), NOTHING)
 
 
 def _process(slot: int) -> Process:
@@ -121,6 +142,8 @@ def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 MOVES = st.one_of(
     st.tuples(st.sampled_from(["sends", "receives"]), st.integers(0, 5), st.integers(20, 65535)),
     st.tuples(st.just("answers"), st.integers(20, 1500)),
+    st.tuples(st.just("is_kept_from_sending"), st.sampled_from([-16, -14, 0, 1]), st.integers(20, 65535)),
+    st.tuples(st.just("receives_in_vain"), st.integers(0, 5), st.integers(20, 65535)),
     st.tuples(st.just("waits"), st.sampled_from([0.3, 1.0, 59.0, 61.0, 1000.0])),
     st.tuples(st.just("sleeps"), st.sampled_from([5.0, 30_000.0])),
     # An hour back, a month ahead, a battery that was empty: 1970.
@@ -137,7 +160,7 @@ MOVES = st.one_of(
 @given(st.lists(MOVES, max_size=40))
 def test_whatever_happens_when_it_neither_loses_nor_doubles_a_byte(moves: list[tuple[object, ...]]) -> None:
     kernel, names = Kernel(), iter(range(100))
-    gone = NOTHING
+    gone = gone_blocked = NOTHING
     """What kernels before this one have counted, as far as it was folded."""
     with tempfile.TemporaryDirectory() as folder, closing(connect(Path(folder))) as db:
         folding = Folding(db, kernel.attachment, Namer())
@@ -154,6 +177,7 @@ def test_whatever_happens_when_it_neither_loses_nor_doubles_a_byte(moves: list[t
                     folding.take(kernel.read())
                     folding.commit()
                     assert total(db) == gone + kernel.total
+                    assert total(db, "blocked_minute") == gone_blocked + kernel.total_blocked
                 case "cannot write":
                     folding.take(kernel.read())
                     db.execute("PRAGMA query_only = 1")
@@ -169,13 +193,13 @@ def test_whatever_happens_when_it_neither_loses_nor_doubles_a_byte(moves: list[t
                     last = kernel.read()
                     folding.take(last)
                     folding.commit()
-                    gone = total(db)
+                    gone, gone_blocked = total(db), total(db, "blocked_minute")
                     debts = folding.debts(last)
                     assert set(debts.values()) == {NOTHING}
                     kernel = kernel.follower(f"taken over {next(names)}", kernel.attachment.boot_id)
                     folding = Folding(db, kernel.attachment, Namer(), debts)
                 case "reboots":
-                    gone = total(db)
+                    gone, gone_blocked = total(db), total(db, "blocked_minute")
                     kernel = kernel.follower(f"rebooted {next(names)}", f"boot {next(names)}")
                     folding = Folding(db, kernel.attachment, Namer())
                 case _:
@@ -183,7 +207,29 @@ def test_whatever_happens_when_it_neither_loses_nor_doubles_a_byte(moves: list[t
         folding.take(kernel.read())
         folding.commit()
         assert total(db) == total(db, "quarter") == gone + kernel.total
+        blocked = gone_blocked + kernel.total_blocked
+        assert total(db, "blocked_minute") == total(db, "blocked_quarter") == blocked
         assert db.execute("SELECT count(*) FROM gap WHERE end_s <= begin_s").fetchone() == (0,)
+
+
+def test_what_was_blocked_stands_under_whose_it_was_and_has_not_moved(db: sqlite3.Connection) -> None:
+    kernel = Kernel()
+    folding = Folding(db, kernel.attachment, Namer())
+    kernel.is_kept_from_sending(0, 1229)
+    kernel.is_kept_from_sending(-16, 60)
+    kernel.receives_in_vain(1, 1500)
+    folding.take(kernel.read())
+    folding.commit()
+    rows = db.execute(
+        "SELECT kind, name, uid, rx_bytes, tx_bytes FROM blocked_minute LEFT JOIN app ON id = app_id ORDER BY 1, 2"
+    )
+    assert rows.fetchall() == [
+        ("app", "app16", 1000, 0, 1229),
+        ("app", "app17", 1001, 1500, 0),
+        ("kernel", None, -1, 0, 60),
+    ]
+    assert total(db) == Counters(rx_bytes=1500, rx_packets=1)
+    assert db.execute("SELECT name FROM program ORDER BY 1").fetchall() == [("app16",), ("app17",)]
 
 
 def test_packets_that_come_in_under_the_new_version_and_arrive_under_the_old_count_once(db: sqlite3.Connection) -> None:
