@@ -128,7 +128,7 @@ def _print_lines(told: list[tuple[Span, list[Usage]]], top: int | None, as_csv: 
     left_out = sum(len(of_span) for _, of_span in told) - len(rows)
     if left_out:
         print(f"--top {top} has left out {left_out} smaller rows", file=sys.stderr)
-    if not any(row.counters for row in rows):
+    if not any(row.counters or row.blocked for row in rows):
         print(_NOTHING, file=sys.stderr)
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import orjson
 
-from esimbpf.model import Counters, Kind, LinkTick, Row, Start, Tick
+from esimbpf.model import Kind, LinkTick, Row, Start, Tick
 from esimbpf.users import user_name
 
 __all__ = ["VERSION", "EndReason", "JsonLines", "schema"]
@@ -112,7 +112,7 @@ class JsonLines:
         before = self._described.get(link, {})
         described: _Descriptions = {}
         for row in link_tick.rows:
-            if not (everything or row.delta):
+            if not (everything or row.delta or row.blocked):
                 continue
             what = (row.kind, row.name, row.app, row.processes)
             known = before.get(row.id)
@@ -122,7 +122,7 @@ class JsonLines:
                 described[row.id] = known
             yield shared
             yield known[1]
-            yield _closing_counters(row.delta, row.total)
+            yield orjson.dumps(_counters(row), option=orjson.OPT_APPEND_NEWLINE)[1:]
         self._described[link] = described
 
     def _description(self, row: Row) -> dict[str, object]:
@@ -166,7 +166,7 @@ def _link(link_tick: LinkTick, time: str, interval_s: float) -> dict[str, object
         "time": time,
         "link": link_tick.link.name,
         "interval_s": round(interval_s, 6),
-        **_counters(link_tick.delta, link_tick.total),
+        **_counters(link_tick),
         "present": link_tick.present,
         "other_rx_bytes_total": other.rx_bytes,
         "other_tx_bytes_total": other.tx_bytes,
@@ -175,7 +175,8 @@ def _link(link_tick: LinkTick, time: str, interval_s: float) -> dict[str, object
     }
 
 
-def _counters(delta: Counters, total: Counters) -> dict[str, int]:
+def _counters(of: Row | LinkTick) -> dict[str, int]:
+    delta, total, blocked, total_blocked = of.delta, of.total, of.blocked, of.total_blocked
     return {
         "rx_bytes": delta.rx_bytes,
         "tx_bytes": delta.tx_bytes,
@@ -185,12 +186,11 @@ def _counters(delta: Counters, total: Counters) -> dict[str, int]:
         "tx_bytes_total": total.tx_bytes,
         "rx_packets_total": total.rx_packets,
         "tx_packets_total": total.tx_packets,
+        "blocked_rx_bytes": blocked.rx_bytes,
+        "blocked_tx_bytes": blocked.tx_bytes,
+        "blocked_rx_bytes_total": total_blocked.rx_bytes,
+        "blocked_tx_bytes_total": total_blocked.tx_bytes,
     }
-
-
-def _closing_counters(delta: Counters, total: Counters) -> bytes:
-    """The counters as the last members of an object that is open."""
-    return orjson.dumps(_counters(delta, total), option=orjson.OPT_APPEND_NEWLINE)[1:]
 
 
 def _opened(members: dict[str, object]) -> bytes:

@@ -50,6 +50,7 @@ _ASCII_HEAD: Final = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", asc
 _COLUMNS: Final = (
     *("from", "to", "link", "profile", "roaming", "kind", "name"),
     *("rx_bytes", "tx_bytes", "rx_packets", "tx_packets", "gap_s", "unread_s"),
+    *("blocked_rx_bytes", "blocked_tx_bytes"),
 )
 
 
@@ -78,9 +79,20 @@ def headings(rows: Iterable[Usage]) -> dict[Heading, Counters]:
     return dict(sorted(sums.items(), key=lambda item: (-item[1].total_bytes, item[0].shown)))
 
 
+def _blocked_by_heading(rows: Iterable[Usage]) -> dict[Heading, Counters]:
+    """Of the headings of which anything was blocked, the most first."""
+    sums: dict[Heading, Counters] = {}
+    for row in rows:
+        if row.blocked:
+            heading = Heading(row.kind, row.name)
+            sums[heading] = sums.get(heading, NOTHING) + row.blocked
+    return dict(sorted(sums.items(), key=lambda item: (-item[1].total_bytes, item[0].shown)))
+
+
 def largest(rows: Sequence[Usage], top: int | None) -> list[Usage]:
     """The largest rows of a span, and those that are there only for a gap."""
-    return [*(row for row in rows if row.counters)][:top] + [row for row in rows if not row.counters]
+    moved = [row for row in rows if row.counters or row.blocked]
+    return moved[:top] + [row for row in rows if not (row.counters or row.blocked)]
 
 
 def seconds_missing(rows: Iterable[Usage]) -> dict[str, float]:
@@ -102,8 +114,10 @@ def by_heading(
     width: int = 120,
 ) -> RenderableType:
     """Who has used how much in a period that is cut into days, with a line of the last of these."""
+    blocked = _blocked_by_heading(row for _, rows in cut for row in rows)
     sums = headings(row for _, rows in cut for row in rows)
     total = sum(sums.values(), NOTHING)
+    sums |= {heading: NOTHING for heading in blocked if heading not in sums}
     shown = list(sums.items())[:top]
     down, up = ("down", "up") if ascii_only else ("↓", "↑")
     summary = f"{bytes_text(total.total_bytes, units)} ({down} {bytes_text(total.rx_bytes, units)} "
@@ -117,12 +131,13 @@ def by_heading(
     name_width = min(max([cell_len(heading.shown) for heading, _ in shown] + [8]), max(16, width // 4))
     bar = 12 if width >= _WIDE else 6
     titles = ("total",) if width < _NARROW else (down, up, "total")
+    apart = ("blocked",) if blocked else ()
     # What is left beside the name, the amounts, the share and its bar.
-    days = min(len(cut), _MOST_DAYS, width - name_width - 9 * len(titles) - 8 - bar)
+    days = min(len(cut), _MOST_DAYS, width - name_width - 9 * len((*titles, *apart)) - 8 - bar)
     last = cut[-days:] if (len(cut) > 1 and days >= _FEWEST_DAYS) or days == len(cut) > 1 else ()
     table = _table(ascii_only)
     table.add_column(str(by), overflow="fold", min_width=8, max_width=name_width)
-    for title in titles:
+    for title in (*titles, *apart):
         table.add_column(title, justify="right", no_wrap=True, overflow="crop")
     table.add_column("share", no_wrap=True, overflow="crop")
     if last:
@@ -133,6 +148,7 @@ def by_heading(
         cells = [
             Text(heading.shown, "" if heading.name else "italic"),
             *_amounts(counters, units)[-len(titles) :],
+            *(Text(bytes_text(blocked.get(heading, NOTHING).total_bytes, units), "yellow") for _ in apart),
             Text(f"{part:4.0%} ") + Text(_bar(part, bar, ascii_only), "cyan"),
         ]
         if last:
@@ -280,6 +296,8 @@ def _line(row: Usage) -> dict[str, object]:
         "tx_packets": row.counters.tx_packets,
         "gap_s": round(row.gap_s, 3),
         "unread_s": round(row.unread_s, 3),
+        "blocked_rx_bytes": row.blocked.rx_bytes,
+        "blocked_tx_bytes": row.blocked.tx_bytes,
     }
 
 
@@ -295,7 +313,7 @@ def report_csv(rows: Sequence[Usage]) -> str:
             [
                 *(_utc(row.span.begin), _utc(row.span.end), row.link, row.profile, roaming, row.kind, _cell(row.name)),
                 *(counters.rx_bytes, counters.tx_bytes, counters.rx_packets, counters.tx_packets),
-                *(round(row.gap_s, 3), round(row.unread_s, 3)),
+                *(round(row.gap_s, 3), round(row.unread_s, 3), row.blocked.rx_bytes, row.blocked.tx_bytes),
             ]
         )
     return text.getvalue()

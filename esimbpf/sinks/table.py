@@ -46,6 +46,11 @@ _LEDGER_MEANINGS: Final = (
     ("plan", "used, left, whether it lasts, what is safe today"),
 )
 
+_BLOCKED_MEANING: Final = (
+    "blocked",
+    "by quotas, in this run: sent and never crossed the link; or received, paid for, and dropped",
+)
+
 _SPECIAL: Final = (Kind.KERNEL, Kind.FORWARDED, Kind.UNATTRIBUTED, Kind.OVERFLOW)
 _SPARKS: Final = {False: " ▁▂▃▄▅▆▇█", True: " .:-=+*#@"}
 _BARS: Final = {False: ("█", "▏▎▍▌▋▊▉"), True: ("#", "")}
@@ -129,7 +134,7 @@ class _Column:
 def render(tick: Tick, view: View, width: int, height: int | None) -> RenderableType:
     """The screen: a block for each link, warnings, and the keys; `height` None shows every row."""
     if view.help:
-        return Group(*_help(view, width))
+        return Group(*_help(view, width, any(link.total_blocked for link in tick.links)))
     footer = _footer(tick, view, width)
     tick = replace(
         tick,
@@ -208,6 +213,9 @@ def _line_of_link(link: LinkTick, tick: Tick, view: View, width: int) -> Text:
     line.append(f"   total {down} {next(totals)}  {up} {next(totals)}")
     for piece in (*_plan(link, view, len("plan 100%"), True), *_use_pieces(link, view)):
         _append_if_it_fits(line, Text.assemble("   ", piece), width)
+    if link.total_blocked:
+        stopped = f"   blocked {bytes_text(link.total_blocked.total_bytes, view.units)}"
+        _append_if_it_fits(line, Text(stopped, "red"), width)
     lost = sum(row.total.total_bytes for row in link.rows if row.kind is Kind.UNATTRIBUTED)
     if lost:
         line.append(f"   unattributed {bytes_text(lost, view.units)}", "yellow")
@@ -252,7 +260,7 @@ def _block(link: LinkTick, tick: Tick, view: View, width: int, height: int | Non
         head = (header[: max(room - len(plan), 0)] + plan + head[-1:])[:room]
     return [
         *head,
-        *(_line(columns, row, "" if row.delta else "dim", view, width) for row in rows),
+        *(_line(columns, row, "" if row.delta or row.blocked else "dim", view, width) for row in rows),
         *rule,
         *(_line(columns, row, "yellow" if row.kind is Kind.OVERFLOW else "dim", view, width) for row in special),
     ]
@@ -313,7 +321,7 @@ def _append_if_it_fits(line: Text, piece: Text, width: int) -> None:
 
 def _columns(link: LinkTick, tick: Tick, view: View, width: int) -> list[_Column]:
     """The columns that fit. As it gets narrower they go in this order: user and path, history, processes, share,
-    totals, the cycle, today, the rate up."""
+    totals, what was blocked, the cycle, today, the rate up."""
     seconds = tick.interval_s or 1
     down, up = _arrows(view)
     busiest = max((row.delta.total_bytes for row in link.rows), default=0)
@@ -352,6 +360,10 @@ def _columns(link: LinkTick, tick: Tick, view: View, width: int) -> list[_Column
     ]
     # What those take is missing for the columns that are less important.
     taken = (_USE_WIDTH + 1) * len(use_columns)
+    if link.total_blocked and width >= 44 + taken:
+        blocked = size(lambda row: row.total_blocked.total_bytes)
+        use_columns.append(_Column("blocked", _USE_WIDTH, blocked))
+        taken += _USE_WIDTH + 1
     narrow = width < _WIDE + taken
     total_width = 11 if view.ascii else 8
     bar_width, spark_width = (4, _NARROW_SPARK_WIDTH) if narrow else (6, SPARK_WIDTH)
@@ -514,7 +526,15 @@ def _footer(tick: Tick, view: View, width: int) -> list[Text]:
     return lines
 
 
-def _help(view: View, width: int) -> list[Text]:
+def _meanings(meanings: Sequence[tuple[str, str]], width: int) -> list[Text]:
+    return [
+        _fit(Text(f"  {name if not at else '':<14}{line}"), width)
+        for name, meaning in meanings
+        for at, line in enumerate(textwrap.wrap(meaning, max(width - 16, 20)))
+    ]
+
+
+def _help(view: View, width: int, blocked: bool) -> list[Text]:
     lines = [Text("keys", "bold")]
     for keys, meaning in KEYS:
         shown = keys.replace("← →", "left right").replace("↑ ↓", "up down") if view.ascii else keys
@@ -524,14 +544,12 @@ def _help(view: View, width: int) -> list[Text]:
             for at, line in enumerate(wrapped)
         ]
     lines += [Text(), Text("rows that are no process", "bold")]
-    for name, meaning in _MEANINGS:
-        wrapped = textwrap.wrap(meaning, max(width - 16, 20))
-        lines += [_fit(Text(f"  {name if not at else '':<14}{line}"), width) for at, line in enumerate(wrapped)]
+    lines += _meanings(_MEANINGS, width)
     if view.uses:
         lines += [Text(), Text("from the daemon's ledger", "bold")]
-        for name, meaning in _LEDGER_MEANINGS:
-            wrapped = textwrap.wrap(meaning, max(width - 16, 20))
-            lines += [_fit(Text(f"  {name if not at else '':<14}{line}"), width) for at, line in enumerate(wrapped)]
+        lines += _meanings(_LEDGER_MEANINGS, width)
+    if blocked:
+        lines += [Text(), Text("from quotas", "bold"), *_meanings([_BLOCKED_MEANING], width)]
     lines += [
         Text(),
         *(
