@@ -89,14 +89,15 @@ def last_words(path: Path) -> Snapshot:
             [counters for block in range(blocks) for counters in _block(layout, usages.lookup(index * blocks + block))]
             for index in range(len(about.links))
         ]
+        blocked = _blocked(path, layout, len(totals))
         described: dict[int, Process] = {}
         links = []
-        for of_link in totals:
+        for of_link, stopped in zip(totals, blocked, strict=True):
             names = dict(zip(layout.reserved, of_link, strict=False))
             moved = {slot: one for slot, one in enumerate(of_link) if one and slot >= layout.first_process_slot}
-            for slot in moved.keys() - described.keys():
+            for slot in (moved.keys() | stopped.keys() - set(ReservedSlot)) - described.keys():
                 described[slot] = abi.process_of(layout.process(processes.lookup(slot)), True).process
-            links.append(LinkReading({slot: names.get(slot.name, NOTHING) for slot in ReservedSlot}, moved))
+            links.append(LinkReading({slot: names.get(slot.name, NOTHING) for slot in ReservedSlot}, moved, stopped))
     finally:
         os.close(usages.fd)
         os.close(processes.fd)
@@ -111,6 +112,26 @@ def last_words(path: Path) -> Snapshot:
 
 
 _MAPS: Final = ("usage_blocks", "processes")
+
+
+def _blocked(path: Path, layout: abi.Layout, links: int) -> list[dict[int, Counters]]:
+    """By link and slot, what quotas have blocked; nothing of a version that had none."""
+    blocked: list[dict[int, Counters]] = [{} for _ in range(links)]
+    try:
+        found = libbpf.opened("blocked", libbpf.pinned(path / "maps" / "blocked"))
+    except FileNotFoundError:
+        return blocked
+    try:
+        for key, value in found.items(abi.BLOCKED_KEY.size):
+            link, slot = abi.BLOCKED_KEY.unpack(key)
+            usage = layout.usage(value, 0)
+            if slot < layout.first_process_slot:
+                slot = ReservedSlot[layout.reserved[slot]]
+            if link < links:
+                blocked[link][slot] = Counters(*(usage[name] for name in abi.USAGE_FIELDS))
+    finally:
+        os.close(found.fd)
+    return blocked
 
 
 def _block(layout: abi.Layout, raw: bytes) -> list[Counters]:

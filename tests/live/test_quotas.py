@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from esimbpf.kernel.pins import PINS_VARIABLE, PinnedEngine
 from esimbpf.kernel.quotas import Action, Counts, Exe, KernelQuotas, Rule, Some, Whom
 from esimbpf.model import NOTHING, Counters
 from esimbpf.snapshot import FIRST_PROCESS_SLOT
-from tests.live.attached import PINS, command, daemon, end, ledger, said
+from tests.live.attached import ENVIRONMENT, PINS, command, daemon, end, ledger, said
 from tests.live.netlab import Lab, Wire
-from tests.live.traffic import PATIENCE_S, Puppet, connected
+from tests.live.traffic import PATIENCE_S, Puppet, Sock, connected
+from tests.live.watching import Watch
 
 pytestmark = pytest.mark.usefixtures("own_pins")
 
@@ -295,6 +296,57 @@ def test_a_quota_that_is_added_is_enforced_and_its_use_is_the_ledgers_and_the_pe
             "send_datagrams", [lab.link.network_ip, 9], [SIZE] * 3
         )
         end(process)
+
+
+def test_what_is_blocked_is_told_and_kept_to_the_byte_beside_what_crossed_the_link(
+    lab: Lab, tmp_path: Path, unique: Path
+) -> None:
+    state, packet = tmp_path / "state", SIZE + HEADER
+    passing = -(-300_007 // packet)
+    with daemon(lab, state) as process:
+        quota(lab, state, "add", "small", "--app", "limited", "--limit", "300007B", "--per", "once", "--do", "block")
+        said(process, "was read anew")
+        with Watch(lab, "--by", "process", environment=ENVIRONMENT) as watch:
+            stopped = Puppet.start(lab.device, str(unique), "-IS", PUPPET)
+            sender, sink = stopped.udp(), Puppet.start(lab.network).udp()
+            near = sender.do("bind", [lab.link.device_ip, 0])
+            far = [lab.link.network_ip, sink.do("bind", ["0.0.0.0", 0])[1]]
+            refused = sum(not passes(sender, far) for _ in range(passing + 43))
+            sink.do("send_datagrams", near, [SIZE] * 7)
+            settled(lab.link.crossed_so_far)
+        truth = watch.truth()
+        assert truth == Counters(7 * packet, passing * packet, 7, passing)
+        [row] = watch.report.processes(stopped.pid)
+        assert row.total == truth
+        assert row.blocked == Counters(rx_bytes=truth.rx_bytes, tx_bytes=refused * packet)
+        assert refused == 43
+        # A daemon that is killed, and the next one that has nothing new, tell nothing twice.
+        process.kill()
+    with daemon(lab, state) as process:
+        end(process)
+    app = "kind = 'app' AND app_id = (SELECT id FROM app WHERE name = 'limited')"
+    for table in ("minute", "quarter"):
+        blocked = Counters(truth.rx_bytes, refused * packet, truth.rx_packets, refused)
+        assert ledger(state, f"blocked_{table}") == ledger(state, f"blocked_{table}", app) == blocked
+        assert ledger(state, table, app) == truth
+    told = [
+        json.loads(line) for line in command(lab, "--state-dir", str(state), "report", "--json").stdout.splitlines()
+    ]
+    [line] = [line for line in told if line.get("app") == "limited"]
+    assert (line["rx_bytes"], line["blocked_rx_bytes"], line["blocked_tx_bytes"]) == (
+        *(truth.rx_bytes, truth.rx_bytes),
+        refused * packet,
+    )
+
+
+def passes(sender: Sock, to: Sequence[object]) -> bool:
+    """Whether one datagram can be sent."""
+    try:
+        sender.do("send_datagrams", to, [SIZE])
+    except OSError as error:
+        assert "not permitted" in str(error)
+        return False
+    return True
 
 
 @pytest.fixture

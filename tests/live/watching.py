@@ -32,6 +32,7 @@ __all__ = ["Report", "Row", "Watch", "esimbpf"]
 
 PATIENCE_S = 20.0
 COUNTERS = ("rx_bytes", "tx_bytes", "rx_packets", "tx_packets")
+BLOCKED = ("blocked_rx_bytes", "blocked_tx_bytes")
 
 Line = dict[str, Any]
 
@@ -54,6 +55,7 @@ class Row:
 
     line: Line
     total: Counters
+    blocked: Counters
 
     @property
     def kind(self) -> str:
@@ -69,6 +71,11 @@ class Row:
 def counters(line: Line, suffix: str = "") -> Counters:
     """The four counters of a line."""
     return Counters(*(line[name + suffix] for name in COUNTERS))
+
+
+def blocked(line: Line, suffix: str = "") -> Counters:
+    """What of a line quotas have blocked; how many packets those were is not told."""
+    return Counters(*(line[name + suffix] for name in BLOCKED))
 
 
 def within(small: Counters, large: Counters) -> bool:
@@ -121,7 +128,10 @@ class Report:
         assert within(NOTHING, delta), f"negative: {line}"
         before = rows[key].total if key in rows else NOTHING
         assert before + delta == total, f"{before} and {delta} make another total: {line}"
-        rows[key] = Row(line, total)
+        stopped = rows[key].blocked if key in rows else NOTHING
+        assert stopped + blocked(line) == blocked(line, "_total"), f"another total of what was blocked: {line}"
+        assert blocked(line).rx_bytes <= delta.rx_bytes, f"what was received in vain was not paid for: {line}"
+        rows[key] = Row(line, total, blocked(line, "_total"))
 
     def _check_link(self, line: Line, usages: Sequence[Line]) -> None:
         name = line["link"]
@@ -132,7 +142,9 @@ class Report:
         before = counters(self._links[name], "_total") if name in self._links else NOTHING
         assert before + delta == total, f"{before} and {delta} make another total: {line}"
         assert sum(map(counters, usages), NOTHING) == delta, f"the interval is not closed: {line}"
+        assert sum(map(blocked, usages), NOTHING) == blocked(line), f"what was blocked is not closed: {line}"
         rows = self._rows[name].values()
+        assert sum((row.blocked for row in rows), NOTHING) == blocked(line, "_total"), f"nor in all: {line}"
         assert sum((row.total for row in rows), NOTHING) == total, f"the totals are not closed: {line}"
         self._links[name] = line
         self._last_interval = {entry for entry in self._last_interval if entry[0] != name}

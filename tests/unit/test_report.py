@@ -27,7 +27,7 @@ from esimbpf.ledger.query import ReportBy, Usage, bounds, undone, usage
 from esimbpf.model import NOTHING, Counters
 from esimbpf.sinks.jsonlines import schema
 from esimbpf.sinks.picture import picture
-from esimbpf.sinks.report import by_heading, by_span, report_csv, report_json
+from esimbpf.sinks.report import by_heading, by_span, largest, report_csv, report_json
 from esimbpf.spans import Per, Span, first_instant, spans
 
 ZONES = [ZoneInfo(name) for name in ("Europe/Berlin", "America/St_Johns", "Asia/Kathmandu", "Australia/Lord_Howe")]
@@ -70,6 +70,23 @@ def days() -> list[Span]:
 
 def total(rows: list[Usage]) -> Counters:
     return sum((row.counters for row in rows), NOTHING)
+
+
+BLOCKED = (
+    (2, "wwan0", "app", "backup", 0, 1_500, 700_000),
+    (28, "wwan0", "app", "updates", 0, 0, 1_229),
+    (51, "wwan1", "kernel", "", -1, 0, 60),
+)
+
+
+def block(db: sqlite3.Connection) -> None:
+    """Of `updates` nothing was let pass."""
+    db.execute("INSERT INTO app VALUES (3, 'updates')")
+    for hours, link, kind, app, uid, rx, tx in BLOCKED:
+        begin_s = int((BEGIN + timedelta(hours=hours)).timestamp())
+        keys = (begin_s, int(link[-1]) + 1, 1, -1, kind, {"": 0, "backup": 2, "updates": 3}[app], uid)
+        for table in ("blocked_minute", "blocked_quarter"):
+            db.execute(f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*keys, rx, tx, rx and 1, 1))
 
 
 TOTAL = sum((Counters(rx, tx, bool(rx), bool(tx)) for *_, rx, tx in ROWS), NOTHING)
@@ -138,6 +155,24 @@ def test_json_lines_are_valid_and_have_the_groupings_own_field(db: sqlite3.Conne
     assert (first["from"], first["kind"], first["uid"]) == ("2026-11-20T00:00:00.000Z", "user", 1000)
 
 
+@pytest.mark.parametrize("by", ReportBy)
+def test_what_was_blocked_is_told_beside_what_was_counted(db: sqlite3.Connection, by: ReportBy) -> None:
+    block(db)
+    rows = list(usage(db, days(), by))
+    assert total(rows) == TOTAL
+    lines = [json.loads(line) for line in report_json(rows).splitlines()]
+    for line in lines:
+        Draft202012Validator(schema()).validate(line)
+    table = list(csv.DictReader(io.StringIO(report_csv(rows))))
+    for read in (lines, table):
+        assert sum(int(line["blocked_rx_bytes"]) for line in read) == 1_500
+        assert sum(int(line["blocked_tx_bytes"]) for line in read) == 700_000 + 1_229 + 60
+    if by is ReportBy.APP:
+        [line] = [line for line in lines if line.get("app") == "updates"]
+        assert (line["rx_bytes"], line["tx_bytes"], line["blocked_tx_bytes"]) == (0, 0, 1_229)
+        assert largest(rows, 10)[:10] == rows
+
+
 def test_csv_has_all_columns_and_no_formulas(db: sqlite3.Connection) -> None:
     db.execute("UPDATE app SET name = '=cmd()' WHERE id = 2")
     read = list(csv.DictReader(io.StringIO(report_csv(list(usage(db, days(), ReportBy.APP))))))
@@ -175,6 +210,36 @@ def test_the_table_by_app(db: sqlite3.Connection) -> None:
         "wwan0: 1 d 2 h were not counted: what it moved then is missing",
         "wwan0: 2 h 0 min were noted late: complete, but told at their end",
         "wwan1: 1 d 0 h were not counted: what it moved then is missing",
+    ]
+
+
+def test_the_table_by_app_has_a_column_for_what_was_blocked_if_anything_was(db: sqlite3.Connection) -> None:
+    block(db)
+    assert shown(by_heading(told(db), ReportBy.APP, UTC)) == [
+        "2026-11-20 00:00 to 2026-11-24 00:00: 16.4 MB (↓ 12.0 MB ↑ 4.40 MB)",
+        "app                 ↓        ↑    total  blocked  share           by day",
+        "────────────────────────────────────────────────────────────────────────",
+        "firefox       12.0 MB   400 kB  12.4 MB      0 B   76% █████████  ▆█▁",
+        "backup        20.0 kB  4.00 MB  4.02 MB   702 kB   24% ███        █",
+        "kernel           60 B     60 B    120 B     60 B    0%             █",
+        "unattributed     40 B      0 B     40 B      0 B    0%              █",
+        "updates           0 B      0 B      0 B  1.23 kB    0%",
+        "wwan0: 2 h 0 min were not counted: what it moved then is missing",
+        "wwan0: 2 h 0 min were noted late: complete, but told at their end",
+    ]
+    assert shown(by_heading(told(db), ReportBy.APP, UTC, ascii_only=True, width=60, top=3), 60) == [
+        "2026-11-20 00:00 to 2026-11-24 00:00: 16.4 MB (down 12.0 MB",
+        "up 4.40 MB)",
+        "app          down       up    total  blocked  share",
+        "--------------------------------------------------------",
+        "firefox   12.0 MB   400 kB  12.4 MB      0 B   76% #####",
+        "backup    20.0 kB  4.00 MB  4.02 MB   702 kB   24% #",
+        "kernel       60 B     60 B    120 B     60 B    0%",
+        "and 2 more with 40 B; --top 5 shows them",
+        "wwan0: 2 h 0 min were not counted: what it moved then is",
+        "missing",
+        "wwan0: 2 h 0 min were noted late: complete, but told at",
+        "their end",
     ]
 
 
@@ -286,7 +351,7 @@ def test_spans_without_a_hole_have_together_what_the_ledger_has(
         db.execute("INSERT INTO link VALUES (1, 'wwan0')")
         db.executemany("INSERT INTO app VALUES (?, ?)", [(1, "one"), (2, "two"), (3, "three")])
         for begin_s, app, size in counted:
-            for table, step in (("minute", 60), ("quarter", 900)):
+            for table, step in (("minute", 60), ("quarter", 900), ("blocked_minute", 60), ("blocked_quarter", 900)):
                 db.execute(
                     f"INSERT INTO {table} VALUES (?, 1, 1, -1, 'app', ?, 0, ?, 0, 1, 0) ON CONFLICT DO UPDATE SET "
                     "rx_bytes = rx_bytes + excluded.rx_bytes, rx_packets = rx_packets + 1",
@@ -299,6 +364,7 @@ def test_spans_without_a_hole_have_together_what_the_ledger_has(
         cut = [Span(begin, end) for begin, end in pairwise(instants)]
         rows = list(usage(db, cut, by))
         assert total(rows) == Counters(sum(size for *_, size in counted), 0, len(counted), 0)
+        assert sum((row.blocked for row in rows), NOTHING) == total(rows)
         assert all(min(row.counters.rx_bytes, row.counters.rx_packets) >= 0 for row in rows)
         if not thinned:
             for span in cut:

@@ -61,6 +61,61 @@ def test_at_80_columns() -> None:
     ]
 
 
+def with_blocked(what: Tick) -> Tick:
+    """Quotas have blocked some of `backup`, and all of `updates`."""
+    some, everything = Counters(1500, 698_500, 1, 500), Counters(0, 1229, 0, 1)
+    stopped = replace(app("updates", NOTHING, NOTHING), blocked=everything, total_blocked=everything)
+    [link] = what.links
+    rows = (*(replace(row, total_blocked=some) if row.name == "backup" else row for row in link.rows), stopped)
+    return replace(what, links=(replace(link, rows=rows, blocked=everything, total_blocked=some + everything),))
+
+
+def test_what_was_blocked_has_a_column_at_80_columns() -> None:
+    assert shown(with_blocked(tick()), View(GroupBy.APP, keys=False), 80) == [
+        "wwan0 wwan  100.64.3.7 2001:db8::7",
+        "↓ 2.41 MB/s  ↑ 543 kB/s   total ↓ 741 MB  ↑ 108 MB",
+        "app                         ↓/s▾        ↑/s  ↓ total  ↑ total  blocked share",
+        "video                  2.40 MB/s  31.0 kB/s   740 MB  9.40 MB        0 ███▌  88%",
+        "backup                 9.00 kB/s   512 kB/s  1.20 MB  98.8 MB   700 kB ▌     12%",
+        "idle                           0          0  1.23 kB    999 B        0        0%",
+        "updates                        0          0        0        0  1.23 kB        0%",
+        "────────────────────────────────────────────────────────────────────────────────",
+        "kernel                         0          0        0        0        0        0%",
+        "forwarded                      0          0        0        0        0        0%",
+        "unattributed                   0          0        0        0        0        0%",
+    ]
+
+
+def test_what_was_blocked_has_its_column_as_long_as_there_is_room() -> None:
+    assert "blocked" in shown(with_blocked(tick()), View(GroupBy.APP), 44)[3]
+    assert "blocked" not in shown(with_blocked(tick()), View(GroupBy.APP), 43)[3]
+    assert not any("blocked" in line for line in shown(tick(), View(GroupBy.APP), 200))
+
+
+@pytest.mark.parametrize("width", [1, 8, 20, 33, 44, 53, 79, 80, 96, 105, 200])
+def test_with_what_was_blocked_any_width_is_not_overrun(width: int) -> None:
+    shown(with_blocked(tick()), View(GroupBy.APP), width, 24)
+
+
+def test_the_help_says_what_blocked_is_where_something_was() -> None:
+    lines = shown(with_blocked(tick()), View(GroupBy.APP, help=True), 80)
+    assert lines[-5:] == [
+        "from quotas",
+        "  blocked       by quotas, in this run: sent and never crossed the link; or",
+        "                received, paid for, and dropped",
+        "",
+        "A byte is one that the carrier bills: IP header included, link layer not.",
+    ]
+    assert not any("blocked" in line for line in shown(tick(), View(GroupBy.APP, help=True), 80))
+
+
+def test_a_link_in_short_says_what_was_blocked() -> None:
+    both = replace(four_links(5, 6, 7, 8), links=(*with_blocked(tick()).links, *four_links(5, 6, 7, 8).links[1:]))
+    assert shown(both, View(GroupBy.APP, link=3), 100, 12)[0] == (
+        "wwan0 wwan  ↓ 2.41 MB/s  ↑ 543 kB/s   total ↓ 741 MB  ↑ 108 MB   blocked 701 kB"
+    )
+
+
 def test_at_40_columns_names_and_rates_stay() -> None:
     assert shown(tick(), View(GroupBy.APP), 40, 12) == [
         "wwan0 wwan  100.64.3.7 2001:db8::7",
