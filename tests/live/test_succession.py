@@ -5,7 +5,9 @@ The other version is made of this checkout: its copy is patched, compiled, and r
 
 from __future__ import annotations
 
+import os
 import random
+import struct
 import subprocess
 import time
 from contextlib import closing
@@ -13,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from esimbpf.kernel import abi, libbpf
 from esimbpf.ledger.database import connect
 from esimbpf.model import NOTHING, Counters
+from esimbpf.snapshot import ReservedSlot
 from tests.live.attached import ENVIRONMENT, PINS, command, daemon, end, ledger, state
 from tests.live.netlab import Lab
 from tests.live.other_version import theirs
@@ -94,6 +98,24 @@ def test_what_the_other_version_has_counted_is_in_the_ledger_by_app(other: Path,
     assert ledger(tmp_path, where=app) == sum(moved, NOTHING)
     with closing(connect(tmp_path)) as db:
         assert db.execute("SELECT * FROM gap").fetchall() == [], "it was counted all the time"
+
+
+def test_what_the_other_version_has_blocked_is_in_the_ledger_by_app(other: Path, lab: Lab, tmp_path: Path) -> None:
+    with daemon(lab, tmp_path, environment=theirs(other), cwd=other) as process:
+        udp(lab, up=5)
+        end(process)
+    with closing(connect(tmp_path)) as db:
+        [slot] = db.execute("SELECT slot FROM folded_slot").fetchone()
+    blocked = libbpf.opened("blocked", libbpf.pinned(PINS / "v7" / "maps" / "blocked"))
+    blocked.put(abi.BLOCKED_KEY.pack(0, slot), struct.pack("=8x4Q", 1500, 1229, 1, 2))
+    blocked.put(abi.BLOCKED_KEY.pack(0, ReservedSlot.KERNEL), struct.pack("=8x4Q", 0, 60, 0, 1))
+    os.close(blocked.fd)
+    command(lab, "--state-dir", str(tmp_path), "attach", "--replace", "wwan0")
+    assert ledger(tmp_path, "blocked_minute", "kind = 'app'") == Counters(1500, 1229, 1, 2)
+    assert ledger(tmp_path, "blocked_quarter", "kind = 'kernel'") == Counters(0, 60, 0, 1)
+    with daemon(lab, tmp_path) as process:
+        end(process)
+    assert ledger(tmp_path, "blocked_minute") == Counters(1500, 1289, 1, 3)
 
 
 def test_versions_follow_each_other_under_load_and_no_packet_is_lost_or_doubled(
