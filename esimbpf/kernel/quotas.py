@@ -17,6 +17,7 @@ from typing import Final, Self
 from esimbpf.errors import EsimbpfError
 from esimbpf.kernel import abi
 from esimbpf.kernel.pins import PinnedEngine
+from esimbpf.model import Counters
 
 __all__ = ["NEVER", "Action", "Counts", "Exe", "KernelQuotas", "OpenServices", "Rule", "Some", "Whom"]
 
@@ -137,6 +138,10 @@ class KernelQuotas:
         """What has ever been charged to a quota of this number."""
         bytes_used, *_ = abi.QUOTA_USE.unpack_from(self._uses, number * abi.QUOTA_USE.size)
         return int(bytes_used)
+
+    def blocked(self) -> dict[tuple[int, int], Counters]:
+        """What was ever blocked, by link's number and slot."""
+        return self._engine.blocked()
 
     def write(self, number: int, rule: Rule) -> None:
         """Let a rule hold; of what changes, what binds more first."""

@@ -54,7 +54,7 @@ class Limited:
         """What was blocked of a process on the first link."""
         slots = range(FIRST_PROCESS_SLOT, FIRST_PROCESS_SLOT + 64)
         [slot] = (at for at in slots if abi.decode_process(self.engine.processes.lookup(at), False).process.pid == pid)
-        return self.engine.blocked().get((0, slot), NOTHING)
+        return self.quotas.blocked().get((0, slot), NOTHING)
 
     def block(self, limit: int = LIMIT, counts: Counts = Counts.RECEIVED | Counts.SENT) -> None:
         self.quotas.write(1, Rule(limit, 1, counts, Action.BLOCK))
