@@ -10,8 +10,6 @@ exe = "/usr/bin/restic"       # shell globs, in which * also matches /; those gi
 
 from __future__ import annotations
 
-import os
-import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -21,6 +19,7 @@ from typing import Any, Final
 from esimbpf.apps import Rule
 from esimbpf.errors import CannotError, UsageError
 from esimbpf.text import printable
+from esimbpf.trust import changeable
 
 __all__ = ["DEFAULT_PATH", "Config", "parse", "read"]
 
@@ -44,7 +43,7 @@ def read(path: Path | None = None) -> Config:
     """
     try:
         with open(path or DEFAULT_PATH, "rb") as file:
-            changeable = _changeable(file.fileno(), path or DEFAULT_PATH)
+            others_can = changeable(file.fileno(), path or DEFAULT_PATH)
             content = file.read(_LARGEST_BYTES + 1)
     except FileNotFoundError as error:
         if path is None:
@@ -56,10 +55,10 @@ def read(path: Path | None = None) -> Config:
             "check its permissions, or name another one with --config",
         ) from error
     path = path or DEFAULT_PATH
-    if changeable:
+    if others_can:
         raise CannotError(
-            f"the configuration file {_shown(path)} is not trusted: others than root can change {_shown(changeable)}",
-            f"chown root {_shown(changeable)}; chmod go-w {_shown(changeable)}",
+            f"the configuration file {_shown(path)} is not trusted: others than root can change {_shown(others_can)}",
+            f"chown root {_shown(others_can)}; chmod go-w {_shown(others_can)}",
         )
     if len(content) > _LARGEST_BYTES:
         raise UsageError(f"the configuration file {_shown(path)} is larger than 1 MiB", "it holds rules, not data")
@@ -101,18 +100,6 @@ def _only_known(table: Mapping[str, Any], known: frozenset[str], where: str) -> 
     for key in table:
         if key not in known:
             raise UsageError(f"{where} has an unknown key: {printable(key)}", f"known are: {', '.join(sorted(known))}")
-
-
-def _changeable(descriptor: int, path: Path) -> Path | None:
-    """The first of the file and the folders above it that others can change; None if there is none."""
-    trusted = {0, os.geteuid()}
-    resolved = path.resolve()
-    for place, status in [(resolved, os.fstat(descriptor)), *((folder, folder.stat()) for folder in resolved.parents)]:
-        # In a sticky folder, as /tmp is one, only the owner of a file can replace it.
-        sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
-        if status.st_uid not in trusted or (status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky):
-            return place
-    return None
 
 
 def _shown(path: Path) -> str:
