@@ -6,6 +6,10 @@ exe = "/usr/bin/restic"       # shell globs, in which * also matches /; those gi
 # cgroup = "*/backup.service"
 # comm = "restic"             # the command name, as ps shows it
 # args = "*--repo sftp:*"     # all arguments, joined by one space each
+
+[[hook]]                      # a program that is run when something has happened; see esimbpf/hooks.py
+command = ["/usr/local/bin/tell-me", "--quietly"]
+events = ["quota.*", "plan.exhausted"]
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import Any, Final
 
 from esimbpf.apps import Rule
 from esimbpf.errors import CannotError, UsageError
+from esimbpf.hooks import HOOKS_DIR, Hook, parse_hook, parse_hooks_dir, parse_unique
 from esimbpf.text import printable
 from esimbpf.trust import changeable
 
@@ -33,6 +38,8 @@ class Config:
     """All that the file says."""
 
     apps: tuple[Rule, ...] = ()
+    hooks: tuple[Hook, ...] = ()
+    hooks_dir: Path = HOOKS_DIR
 
 
 def read(path: Path | None = None) -> Config:
@@ -76,11 +83,20 @@ def parse(text: str) -> Config:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"this is not TOML: {printable(str(error))}", "see the README for an example") from error
-    _only_known(content, frozenset({"app"}), "the file")
-    apps = content.get("app", [])
-    if not isinstance(apps, list) or not all(isinstance(entry, dict) for entry in apps):
-        raise UsageError("`app` must be a list of tables", "write each one under a line [[app]]")
-    return Config(apps=tuple(_rule(entry, number) for number, entry in enumerate(apps, 1)))
+    _only_known(content, frozenset({"app", "hook", "hooks_dir"}), "the file")
+    hooks = [parse_hook(entry, f"[[hook]] number {number}") for number, entry in enumerate(_tables(content, "hook"), 1)]
+    return Config(
+        apps=tuple(_rule(entry, number) for number, entry in enumerate(_tables(content, "app"), 1)),
+        hooks=parse_unique(hooks),
+        hooks_dir=parse_hooks_dir(content["hooks_dir"]) if "hooks_dir" in content else HOOKS_DIR,
+    )
+
+
+def _tables(content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    tables = content.get(key, [])
+    if not isinstance(tables, list) or not all(isinstance(entry, dict) for entry in tables):
+        raise UsageError(f"`{key}` must be a list of tables", f"write each one under a line [[{key}]]")
+    return tables
 
 
 def _rule(entry: Mapping[str, Any], number: int) -> Rule:
