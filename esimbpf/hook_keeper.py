@@ -52,6 +52,16 @@ class Order:
     line: str
     """For the hook's standard input."""
 
+    @classmethod
+    def read(cls, line: bytes) -> Order:
+        """Of its line."""
+        fields = json.loads(line)
+        return cls(**fields | {"command": tuple(fields["command"])})
+
+    def written(self) -> bytes:
+        """As one line of JSON."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -65,19 +75,23 @@ class Outcome:
     left: bool = False
     """Whether it left processes behind, which were ended."""
 
+    @classmethod
+    def read(cls, line: bytes) -> Outcome:
+        """Of its line."""
+        fields = json.loads(line)
+        return cls(**fields | {"output": tuple(fields["output"])})
+
+    def written(self) -> bytes:
+        """As one line of JSON."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
 
 def main() -> int:
     """Run the hook of the order on standard input, and append the outcome."""
     with open(0, "r+b", buffering=0, closefd=False) as file:
         file.seek(0)
-        order = _order(file.readall())
-        outcome = _outcome(order)
-        file.write(json.dumps(asdict(outcome)).encode() + b"\n")
+        file.write(_outcome(Order.read(file.readall())).written())
     return 0
-
-
-def _order(content: bytes) -> Order:
-    return Order(**json.loads(content.splitlines()[0]))
 
 
 def _outcome(order: Order) -> Outcome:

@@ -7,14 +7,13 @@ the process that began the run; another one takes the outcome then.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -81,7 +80,7 @@ class Runner:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
-            os.write(file, json.dumps(asdict(order)).encode() + b"\n")
+            os.write(file, order.written())
             process = subprocess.Popen(
                 (*(_OUTSIDE if _shut_in() else ()), *_KEEPER),
                 stdin=file,
@@ -124,7 +123,7 @@ class Runner:
             return Outcome(f"how it has ended is not known: {error.strerror}", 0.0, ())
         if len(lines) < 2 or not lines[1].endswith(b"\n"):
             return Outcome("it was cut off, together with the process that ran it", 0.0, ())
-        return Outcome(**json.loads(lines[1]))
+        return Outcome.read(lines[1])
 
 
 def _shut_in() -> bool:
