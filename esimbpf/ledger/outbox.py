@@ -16,15 +16,18 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from esimbpf.events import Event, EventType
-from esimbpf.ledger.database import transaction
+from esimbpf.ledger.database import FILE_NAME, LedgerError, connect, said, transaction
 
 __all__ = [
     "RETRY_AFTER_S",
     "Delivery",
+    "Follower",
     "Posted",
     "begin",
     "done",
@@ -103,19 +106,24 @@ def hand_out(db: sqlite3.Connection, hooks_for: Callable[[EventType], Iterable[s
     return len(new)
 
 
-def due(db: sqlite3.Connection, now_s: float) -> list[Delivery]:
+def due(db: sqlite3.Connection, now_s: float, most: int) -> list[Delivery]:
     """What may be begun now, in its order: at most one of each subject, and none of one of which a hook runs."""
+    # The running ones first, for they hold their subjects.
     rows = db.execute(
-        f"SELECT event_id, hook, state, attempts, next_try_s, subject, line FROM delivery "
-        f"JOIN event ON event.id = event_id WHERE {_OPEN} ORDER BY event_id, hook"
-    ).fetchall()
-    busy = {subject for _, _, state, _, _, subject, _ in rows if state == "running"}
+        "SELECT event_id, hook, state, attempts, next_try_s, subject, line FROM delivery "
+        f"JOIN event ON event.id = event_id WHERE {_OPEN} ORDER BY state = 'running' DESC, event_id, hook"
+    )
+    busy: set[str] = set()
     waiting: set[tuple[str, str]] = set()
-    ready = []
-    for event_id, hook, _, attempts, next_try_s, subject, line in rows:
+    ready: list[Delivery] = []
+    for event_id, hook, state, attempts, next_try_s, subject, line in rows:
+        if len(ready) >= most:
+            break
         # No retry is that far: the clock was set back.
-        late = now_s >= next_try_s or next_try_s > now_s + 2 * RETRY_AFTER_S[-1]
-        if late and subject not in busy and (subject, hook) not in waiting:
+        due_now = now_s >= next_try_s or next_try_s > now_s + 2 * RETRY_AFTER_S[-1]
+        if state == "running":
+            busy.add(subject)
+        elif due_now and subject not in busy and (subject, hook) not in waiting:
             ready.append(Delivery(event_id, hook, _event(line), attempts))
             busy.add(subject)
         waiting.add((subject, hook))
@@ -192,6 +200,34 @@ def recent(db: sqlite3.Connection, after: int | None = None, most: int = 100) ->
     else:
         rows = db.execute("SELECT id, line FROM event WHERE id > ? ORDER BY id LIMIT ?", (after, most)).fetchall()
     return [Posted(number, _event(line), _hooks(db, number)) for number, line in rows]
+
+
+class Follower:
+    """What is posted in a state folder's ledger from its making on; where none can be read, nothing."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        # Of a ledger that is still to come, all is new.
+        self._seen: int | None = None if (state_dir / FILE_NAME).exists() else 0
+        self.new()
+
+    def new(self) -> list[Event]:
+        """The events since the last call."""
+        try:
+            with said(self._state_dir / FILE_NAME), closing(connect(self._state_dir, read_only=True)) as db:
+                return self._new(db)
+        except LedgerError:
+            return []
+
+    def _new(self, db: sqlite3.Connection) -> list[Event]:
+        row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+        newest = row[0] if row else 0
+        if self._seen is None:
+            self._seen = newest
+        # Numbers only grow, but in another ledger.
+        posted = recent(db, after=self._seen if newest >= self._seen else 0)
+        self._seen = posted[-1].number if posted else newest
+        return [one.event for one in posted]
 
 
 def _hooks(db: sqlite3.Connection, number: int) -> tuple[tuple[str, str, int, str | None], ...]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from esimbpf.events import Event, EventType, example, link_up
 from esimbpf.ledger import outbox
 from esimbpf.ledger.database import MIGRATIONS, connect, transaction
-from esimbpf.ledger.outbox import RETRY_AFTER_S, Delivery
+from esimbpf.ledger.outbox import RETRY_AFTER_S, Delivery, Follower
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 NOW_S = NOW.timestamp()
@@ -40,7 +40,7 @@ def to(*hooks: str) -> Callable[[EventType], list[str]]:
 
 
 def begun(db: sqlite3.Connection, now_s: float) -> list[Delivery]:
-    return [outbox.begin(db, one, secrets.token_hex(4)) for one in outbox.due(db, now_s)]
+    return [outbox.begin(db, one, secrets.token_hex(4)) for one in outbox.due(db, now_s, 99)]
 
 
 def test_an_event_is_posted_once_for_ever(db: sqlite3.Connection) -> None:
@@ -70,13 +70,13 @@ def test_a_hook_that_fails_is_run_again_as_stated_and_given_up_and_the_others_ar
         again_s = outbox.failed(db, bad, "status 1", now_s)
         waits.append(again_s)
         if again_s is not None:
-            assert "bad" not in [one.hook for one in outbox.due(db, now_s + again_s - 0.1)]
+            assert "bad" not in [one.hook for one in outbox.due(db, now_s + again_s - 0.1, 99)]
             now_s += again_s
         for good in begun(db, now_s - 0.1):
             assert good.hook == "good"
             outbox.done(db, good)
     assert waits == [*RETRY_AFTER_S, None]
-    assert outbox.due(db, now_s + DAY_S) == []
+    assert outbox.due(db, now_s + DAY_S, 99) == []
     [posted] = outbox.recent(db)
     assert posted.hooks == (("bad", "given up", ATTEMPTS, "status 1"), ("good", "done", 1, None))
 
@@ -116,11 +116,18 @@ def test_a_later_event_waits_for_the_earlier_one_of_the_same_hook_only(db: sqlit
     assert (bad.hook, bad.event.level_percent) == ("bad", 80)
 
 
+def test_no_more_are_due_than_there_is_room_for(db: sqlite3.Connection) -> None:
+    for quota in "abc":
+        outbox.post(db, warning(quota))
+    outbox.hand_out(db, to("hook"), NOW_S)
+    assert [len(outbox.due(db, NOW_S, most)) for most in range(5)] == [0, 1, 2, 3, 3]
+
+
 def test_a_clock_that_is_set_back_by_years_holds_nothing_up(db: sqlite3.Connection) -> None:
     outbox.post(db, warning())
     outbox.hand_out(db, to("a"), NOW_S)
     outbox.failed(db, begun(db, NOW_S)[0], "no", NOW_S)
-    assert len(outbox.due(db, NOW_S - 3 * 365 * DAY_S)) == 1
+    assert len(outbox.due(db, NOW_S - 3 * 365 * DAY_S, 99)) == 1
 
 
 def test_an_outcome_of_another_ledger_changes_nothing(db: sqlite3.Connection) -> None:
@@ -167,6 +174,42 @@ def test_who_follows_sees_each_event_once_and_in_order_whatever_is_let_go(db: sq
     outbox.post(db, warning())
     assert [posted.event.id for posted in outbox.recent(db, after=followed[-1].number)] == [warning().id]
     assert [posted.event.id for posted in outbox.recent(db, most=1)] == [warning().id]
+
+
+def test_a_follower_is_told_what_is_posted_from_then_on(db: sqlite3.Connection, tmp_path: Path) -> None:
+    outbox.post(db, warning("before"))
+    follower = Follower(tmp_path)
+    assert follower.new() == []
+    many = [warning(f"{number:03}") for number in range(130)]
+    for event in many:
+        outbox.post(db, event)
+    told = [*follower.new(), *follower.new()]
+    assert [event.id for event in told] == [event.id for event in many]
+    assert follower.new() == []
+
+
+def test_a_follower_waits_for_a_ledger_and_takes_a_new_one_for_new(tmp_path: Path) -> None:
+    follower = Follower(tmp_path)
+    for quotas in (["a", "b", "c"], ["d"]):
+        assert follower.new() == []
+        with closing(connect(tmp_path)) as db:
+            for quota in quotas:
+                outbox.post(db, warning(quota))
+        assert [event.quota for event in follower.new()] == quotas
+        for file in tmp_path.iterdir():
+            file.unlink()
+
+
+def test_a_follower_that_cannot_read_the_ledger_yet_is_told_nothing_old(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").write_text("no ledger" * 1000)
+    follower = Follower(tmp_path)
+    assert follower.new() == []
+    (tmp_path / "ledger.db").unlink()
+    with closing(connect(tmp_path)) as db:
+        outbox.post(db, warning("old"))
+        assert follower.new() == []
+        outbox.post(db, warning("new"))
+    assert [event.quota for event in follower.new()] == ["new"]
 
 
 STEPS = st.lists(
