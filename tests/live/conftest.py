@@ -14,7 +14,20 @@ import pytest
 
 from tests.live.netlab import Lab, Wire
 
-TOOLS = ("bpftool", "cc", "ethtool", "ip", "nft", "nsenter", "ping", "setpriv", "sysctl", "systemctl", "tc")
+TOOLS = (
+    "bpftool",
+    "cc",
+    "dbus-daemon",
+    "ethtool",
+    "ip",
+    "nft",
+    "nsenter",
+    "ping",
+    "setpriv",
+    "sysctl",
+    "systemctl",
+    "tc",
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
