@@ -88,6 +88,8 @@ class Dispatcher:
     def _ledger(self) -> Iterator[Connection]:
         """Opened for each turn: the file may be moved away or replaced while nobody looks."""
         with said(self._state_dir / FILE_NAME), closing(connect(self._state_dir)) as db:
+            # What a hook is run for stays written down, with the use that caused it, even if the power is cut now.
+            db.execute("PRAGMA synchronous = FULL")
             yield db
 
     def _hooks(self) -> Mapping[str, Hook]:
@@ -127,9 +129,7 @@ class Dispatcher:
     def _begin_due(self, db: Connection, hooks: Mapping[str, Hook]) -> None:
         now_s = time.time()
         outbox.hand_out(db, lambda kind: [hook.name for hook in hooks.values() if hook.wants(kind)], now_s)
-        for waiting in outbox.due(db, now_s):
-            if not self._runner.room:
-                break
+        for waiting in outbox.due(db, now_s, self._runner.room):
             run = secrets.token_hex(16)
             delivery = outbox.begin(db, waiting, run)
             hook = hooks.get(delivery.hook)

@@ -26,11 +26,11 @@ MOST_AT_ONCE: Final = 4
 
 _KEEPER: Final = (sys.executable, "-I", "-m", "esimbpf.hook_keeper")
 
-# Under systemd the daemon is shut in, more than hooks can be: systemd runs the keeper outside, and lets it end when
-# the daemon is restarted. --pipe hands the file over as standard input; root needs no more rights for that.
+# Under systemd the daemon is shut in, more than hooks can be: systemd runs the keeper outside, and lets it end its work
+# when the daemon is restarted. --pipe hands the file over as standard input, with its lock; being root is enough.
 _OUTSIDE: Final = (
-    *("systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--description=A hook of esimbpf"),
-    *("--property=SendSIGHUP=no", "--"),
+    *("systemd-run", "--quiet", "--wait", "--pipe", "--collect"),
+    *("--description=A hook of esimbpf", "--"),
 )
 
 
@@ -122,7 +122,8 @@ class Runner:
         except OSError as error:
             return Outcome(f"how it has ended is not known: {error.strerror}", 0.0, ())
         if len(lines) < 2 or not lines[1].endswith(b"\n"):
-            return Outcome("it was cut off, together with the process that ran it", 0.0, ())
+            status = f": that ended with status {begun.process.returncode}" if begun else ""
+            return Outcome(f"it was cut off, together with the process that ran it{status}", 0.0, ())
         return Outcome.read(lines[1])
 
 

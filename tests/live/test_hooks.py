@@ -34,12 +34,15 @@ from esimbpf.ledger import outbox
 from esimbpf.ledger.database import connect, transaction
 from esimbpf.ledger.outbox import RETRY_AFTER_S
 from esimbpf.text import original, printable
+from tests.live.booted import Booted
+from tests.live.netlab import Lab
 from tests.live.watching import esimbpf
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 NOBODY = pwd.getpwnam("nobody")
 PATIENCE_S = 20.0
 KILLS = 100
+TOP = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -433,12 +436,14 @@ from pathlib import Path
 from esimbpf import config
 from esimbpf.dispatch import Dispatcher
 from esimbpf.events import EventType, example
+from esimbpf.journal import notify
 from esimbpf.ledger import outbox
 from esimbpf.ledger.database import connect, transaction
 
 place = Path(sys.argv[1])
 one = example(EventType.QUOTA_WARNING, datetime(2026, 11, 24, tzinfo=UTC))
 dispatcher = Dispatcher(place, config.read(place / "config.toml"))
+notify("READY=1")
 while True:
     with closing(connect(place)) as db, transaction(db):
         number = db.execute("SELECT count(*) FROM event").fetchone()[0]
@@ -479,6 +484,40 @@ def test_each_is_run_once_however_often_the_daemon_is_killed(place: Path, monkey
     for quota in ("q0", "q1", "q2"):
         levels = [int(one.rpartition("/")[2]) for one in begun if f":{quota}/" in one]
         assert levels == sorted(levels)
+
+
+def test_under_systemd_it_runs_outside_of_what_shuts_the_daemon_in_and_outlives_it(lab: Lab, tmp_path: Path) -> None:
+    unit = resources.files("esimbpf").joinpath("service", "esimbpf.service").read_text().replace("@folder@", str(TOP))
+    command = f"ExecStart={sys.executable} /var/lib/esimbpf/daemon.py /var/lib/esimbpf 1"
+    with Booted(lab, tmp_path, ("dbus.service", "dbus.socket")) as machine:
+        machine.run("systemctl", "start", "dbus")
+        place = machine.outside("/var/lib/esimbpf")
+        (place / "hooks.d").mkdir(parents=True)
+        (place / "daemon.py").write_text(DAEMON)
+        (place / "config.toml").write_text(
+            'hooks_dir = "/var/lib/esimbpf/hooks.d"\n[[hook]]\nfile = "hook"\nuser = "root"\n'
+        )
+        script(
+            place / "hooks.d" / "hook",
+            "echo begin >> /run/notes; grep CapEff /proc/self/status >> /run/notes\n"
+            "touch /run/begun; until [ -e /run/gate ]; do sleep 0.05; done; echo end >> /run/notes",
+        )
+        settings = machine.outside("/etc/systemd/system/esimbpf.service")
+        settings.write_text(re.sub("ExecStart=.*", command, unit).replace("RestartSec=30", "RestartSec=0"))
+        machine.run("systemctl", "daemon-reload")
+        machine.run("systemctl", "start", "esimbpf")
+        when(machine.outside("/run/begun").exists)
+        first = machine.property("esimbpf", "MainPID")
+        machine.run("systemctl", "kill", "--signal=KILL", "esimbpf")
+        when(lambda: machine.property("esimbpf", "MainPID") not in ("0", first))
+        machine.outside("/run/gate").touch()
+        log = (sys.executable, "-m", "esimbpf", "hook", "log")
+        when(lambda: "hooks.d/hook: done" in machine.run(*log, status=None))
+        begin, capabilities, end = machine.outside("/run/notes").read_text().splitlines()
+        assert (begin, end) == ("begin", "end")
+        # More than the daemon has, as many as the machine has.
+        assert int(capabilities.split()[1], 16) & (1 << 7)  # CAP_SETUID (linux/capability.h)
+        assert "hook hooks.d/hook, quota.warning of quota:q0: done in " in machine.run("journalctl", "-u", "esimbpf")
 
 
 # --- the command line ----------------------------------------------------------------------------------------------
@@ -526,6 +565,21 @@ def test_hooks_are_tried_and_shown_by_the_command(place: Path) -> None:
         settle(dispatcher)
     assert "told: pending (it ended with status 1)" in " ".join(command(place, "log").stdout.split())
     assert json.loads(command(place, "log", "--json").stdout) == exceeded().to_json()
+
+
+def test_watch_tells_the_same_events(lab: Lab, place: Path) -> None:
+    post(place, exceeded("before"))
+    words = esimbpf("--netns", lab.device.name, "--state-dir", str(place), "watch", "wwan0", "--interval", "0.2")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as watch:
+        assert watch.stdout
+        assert json.loads(watch.stdout.readline())["type"] == "start"
+        post(place, exceeded())
+        for line in watch.stdout:
+            if json.loads(line)["type"] == "event":
+                watch.terminate()
+                break
+        assert json.loads(line) == exceeded().to_json()
+        assert '"event"' not in watch.stdout.read()
 
 
 # --- the examples --------------------------------------------------------------------------------------------------
@@ -599,14 +653,43 @@ def test_freeze_app_leaves_alone_where_more_than_an_app_lives(place: Path, own_q
     own = Path("/proc/self/cgroup").read_text().rpartition("0::")[2].splitlines()[0]
     number = os.getpid()
     with sleeping_in(f"esimbpf-test-{number}.slice") as whole, sleeping_in(f"session-{number}.scope") as session:
-        for path in ("/", "", "/..", f"/x/../{whole.name}", own, f"/{whole.name}", f"/{session.name}", whole.name):
-            event = exceeded(own_quotas[0], cgroups=(path,)) if path else exceeded(own_quotas[0], cgroups=("",))
-            told = outcome(place, hook, event)
+        never = (
+            "/",
+            "",
+            "/..",
+            f"/x/../{whole.name}",
+            own,
+            f"{own}/",
+            f"/{whole.name}",
+            f"/{session.name}",
+            whole.name,
+        )
+        for path in never:
+            told = outcome(place, hook, exceeded(own_quotas[0], cgroups=(path,)))
             assert told.why == "it ended with status 1", (path, told)
             assert "is left alone" in told.output[0]
         assert not frozen(whole)
         assert not frozen(session)
     assert "only root can freeze" in outcome(place, replace(hook, user="nobody")).output[0]
+
+
+def test_freeze_app_does_not_freeze_itself_nor_what_it_is_in(own_quotas: list[str]) -> None:
+    with sleeping_in(f"esimbpf-test-{os.getpid()}.scope") as folder:
+        inner = folder / "inner"
+        inner.mkdir()
+        for name in (f"/{folder.name}", f"/{folder.name}/inner", f"/{folder.name}//inner/"):
+            done = subprocess.run(
+                ["sh", "-c", 'echo $$ > "$0/cgroup.procs"; exec "$1"', str(inner), str(shipped("freeze-app"))],
+                input=json.dumps(exceeded(own_quotas[0], cgroups=(name,)).to_json()),
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE_S,
+                check=False,
+            )
+            assert (done.returncode, done.stderr) == (1, "")
+            assert "is left alone: esimbpf is in it" in done.stdout
+        assert not frozen(folder)
+        inner.rmdir()
 
 
 @pytest.fixture
