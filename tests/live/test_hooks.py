@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -46,12 +47,11 @@ TOP = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A folder that everybody may enter, as hooks' own has to be."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if not folder.stat().st_mode & 0o001:
-            folder.chmod(folder.stat().st_mode | 0o055)
-    return tmp_path
+def place() -> Iterator[Path]:
+    """A folder that everybody may enter, as hooks' own has to be; pytest's are for their owner alone."""
+    with tempfile.TemporaryDirectory(prefix="esimbpf-test-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def script(path: Path, text: str, mode: int = 0o755) -> Path:
