@@ -18,12 +18,14 @@ do = "block"                  # notify, block, throttle:128kbit
 # profile = "8949020000001234567"
 # when = "roaming"            # or home
 # warn = [80, 95]             # percent of the limit
+
+[[hook]]                      # a program that is run when something has happened; see esimbpf/hooks.py
+command = ["/usr/local/bin/tell-me", "--quietly"]
+events = ["quota.*", "plan.exhausted"]
 """
 
 from __future__ import annotations
 
-import os
-import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -32,8 +34,10 @@ from typing import Any, Final
 
 from esimbpf.apps import Rule
 from esimbpf.errors import CannotError, UsageError
+from esimbpf.hooks import HOOKS_DIR, Hook, parse_hook, parse_hooks_dir, parse_unique
 from esimbpf.quota import FIELDS, Quota, check_room, parse_quota
 from esimbpf.text import printable
+from esimbpf.trust import changeable
 
 __all__ = ["DEFAULT_PATH", "Config", "parse", "read"]
 
@@ -48,6 +52,8 @@ class Config:
 
     apps: tuple[Rule, ...] = ()
     quotas: tuple[Quota, ...] = ()
+    hooks: tuple[Hook, ...] = ()
+    hooks_dir: Path = HOOKS_DIR
 
 
 def read(path: Path | None = None) -> Config:
@@ -58,7 +64,7 @@ def read(path: Path | None = None) -> Config:
     """
     try:
         with open(path or DEFAULT_PATH, "rb") as file:
-            changeable = _changeable(file.fileno(), path or DEFAULT_PATH)
+            others_can = changeable(file.fileno(), path or DEFAULT_PATH)
             content = file.read(_LARGEST_BYTES + 1)
     except FileNotFoundError as error:
         if path is None:
@@ -70,10 +76,10 @@ def read(path: Path | None = None) -> Config:
             "check its permissions, or name another one with --config",
         ) from error
     path = path or DEFAULT_PATH
-    if changeable:
+    if others_can:
         raise CannotError(
-            f"the configuration file {_shown(path)} is not trusted: others than root can change {_shown(changeable)}",
-            f"chown root {_shown(changeable)}; chmod go-w {_shown(changeable)}",
+            f"the configuration file {_shown(path)} is not trusted: others than root can change {_shown(others_can)}",
+            f"chown root {_shown(others_can)}; chmod go-w {_shown(others_can)}",
         )
     if len(content) > _LARGEST_BYTES:
         raise UsageError(f"the configuration file {_shown(path)} is larger than 1 MiB", "it holds rules, not data")
@@ -92,10 +98,13 @@ def parse(text: str) -> Config:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"this is not TOML: {printable(str(error))}", "see the README for an example") from error
-    _only_known(content, frozenset({"app", "quota"}), "the file")
+    _only_known(content, frozenset({"app", "hook", "hooks_dir", "quota"}), "the file")
+    hooks = [parse_hook(entry, f"[[hook]] number {number}") for number, entry in enumerate(_tables(content, "hook"), 1)]
     return Config(
         apps=tuple(_rule(entry, number) for number, entry in enumerate(_tables(content, "app"), 1)),
         quotas=_quotas(_tables(content, "quota")),
+        hooks=parse_unique(hooks),
+        hooks_dir=parse_hooks_dir(content["hooks_dir"]) if "hooks_dir" in content else HOOKS_DIR,
     )
 
 
@@ -141,18 +150,6 @@ def _only_known(table: Mapping[str, Any], known: frozenset[str], where: str) -> 
     for key in table:
         if key not in known:
             raise UsageError(f"{where} has an unknown key: {printable(key)}", f"known are: {', '.join(sorted(known))}")
-
-
-def _changeable(descriptor: int, path: Path) -> Path | None:
-    """The first of the file and the folders above it that others can change; None if there is none."""
-    trusted = {0, os.geteuid()}
-    resolved = path.resolve()
-    for place, status in [(resolved, os.fstat(descriptor)), *((folder, folder.stat()) for folder in resolved.parents)]:
-        # In a sticky folder, as /tmp is one, only the owner of a file can replace it.
-        sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
-        if status.st_uid not in trusted or (status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky):
-            return place
-    return None
 
 
 def _shown(path: Path) -> str:

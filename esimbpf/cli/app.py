@@ -12,6 +12,7 @@ from esimbpf.cli.attach import attach, detach, status
 from esimbpf.cli.daemon import daemon
 from esimbpf.cli.demo import demo
 from esimbpf.cli.doctor import doctor
+from esimbpf.cli.hook import hook
 from esimbpf.cli.links import links
 from esimbpf.cli.options import Common, EngineName
 from esimbpf.cli.plan import plan
@@ -92,5 +93,6 @@ app.command()(report)
 app.add_typer(plan, name="plan")
 app.add_typer(quota, name="quota")
 app.add_typer(saver, name="saver")
+app.add_typer(hook, name="hook")
 app.command()(demo)
 app.command()(doctor)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from esimbpf.cli.options import By, Interval, Links, MaxProcesses, open_session
+from esimbpf.cli.options import By, Common, Interval, Links, MaxProcesses, open_session
 from esimbpf.cli.streams import give_up
 from esimbpf.errors import UsageError
 from esimbpf.model import GroupBy
 from esimbpf.pace import Pace
 
 if TYPE_CHECKING:
+    from esimbpf.ledger.outbox import Follower
     from esimbpf.session import Session
     from esimbpf.sinks.jsonlines import EndReason, JsonLines
 
@@ -41,34 +42,45 @@ def watch(
 ) -> None:
     """Print what every process moves as JSON lines, one object a line.
 
-    Lines of an interval: `usage` for each row, then `link`, which is their sum. Counting has begun when `start` is
+    Lines of an interval: `usage` for each row, then `link`, which is their sum; after it an `event` for each thing that
+    the daemon has written down meanwhile: a quota's warning, a link that is gone. Counting has begun when `start` is
     printed. Ctrl-C, SIGTERM and --count end with one interval more that holds every row with its totals, then `end`.
 
     [dim]Bytes of each app in ten seconds:[/dim]
     esimbpf watch --interval 10 --count 1 --by app | jq -r 'select(.kind=="app") | [.rx_bytes+.tx_bytes, .name] | @tsv'
     """
+    from esimbpf.ledger.outbox import Follower
     from esimbpf.sinks.jsonlines import JsonLines
 
+    common: Common = context.obj
     if count is not None and count < 1:
         raise UsageError(f"--count {count} is no number of intervals", "give 1 or more, or leave it out")
     with (
-        open_session(context.obj, links or (), interval, [by], max_processes) as session,
+        open_session(common, links or (), interval, [by], max_processes) as session,
         Pace(interval, end_on=(signal.SIGINT, signal.SIGTERM)) as pace,
     ):
         lines = JsonLines(session.start, _write, everything)
         try:
+            events = Follower(common.state_dir)
             lines.start()
-            reason = _intervals(session, pace, lines, count, end_when_gone, everything)
+            reason = _intervals(session, pace, lines, events, count, end_when_gone, everything)
             if reason is None:
                 return
             lines.tick(session.tick(final=True), final=True)
+            lines.events(events.new())
             lines.end(datetime.now(UTC), reason)
         except BrokenPipeError:
             give_up(sys.stdout.fileno())  # the reader has seen enough
 
 
 def _intervals(
-    session: Session, pace: Pace, lines: JsonLines, count: int | None, end_when_gone: bool, everything: bool
+    session: Session,
+    pace: Pace,
+    lines: JsonLines,
+    events: Follower,
+    count: int | None,
+    end_when_gone: bool,
+    everything: bool,
 ) -> EndReason | None:
     """Print intervals up to the last but one; why the last is due, or None if nobody reads any more."""
     done = 0
@@ -88,6 +100,7 @@ def _intervals(
         if done == count:
             return "count"
         lines.tick(session.tick(everything=everything))
+        lines.events(events.new())
     return "signal"
 
 

@@ -250,11 +250,31 @@ def _blocked(db: sqlite3.Connection) -> None:
     )
 
 
+def _events(db: sqlite3.Connection) -> None:
+    # What has happened, once for each key (Event.key in esimbpf/events.py); line is its JSON. handed_out when it is
+    # decided which hooks are run. Until then, and at least until keep_until_s (NULL: for ever), it is kept.
+    db.execute(
+        "CREATE TABLE event (id INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, subject TEXT NOT NULL, "
+        "begin_ms INTEGER NOT NULL, level INTEGER NOT NULL, line TEXT NOT NULL, keep_until_s REAL, "
+        "handed_out INTEGER NOT NULL DEFAULT 0, UNIQUE (type, subject, begin_ms, level)) STRICT"
+    )
+    db.execute("CREATE INDEX event_to_hand_out ON event (id) WHERE NOT handed_out")
+    # A hook that is to be run for an event. state is 'pending', 'running', 'done' or 'given up'; run names the attempt
+    # that is under way, attempts counts those that were begun, why says how the last one failed.
+    db.execute(
+        "CREATE TABLE delivery (event_id INTEGER NOT NULL REFERENCES event (id) ON DELETE CASCADE, hook TEXT NOT NULL, "
+        "state TEXT NOT NULL DEFAULT 'pending', attempts INTEGER NOT NULL DEFAULT 0, next_try_s REAL NOT NULL, "
+        "run TEXT, why TEXT, PRIMARY KEY (event_id, hook)) STRICT, WITHOUT ROWID"
+    )
+    db.execute("CREATE INDEX delivery_open ON delivery (event_id, hook) WHERE state IN ('pending', 'running')")
+
+
 MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
     ("the first tables", _first),
     ("plans", _plans),
     ("quotas", _quotas),
     ("what was blocked", _blocked),
+    ("events", _events),
 )
 """By name, in their order; the number of those that were made is the file's user_version."""
 

@@ -4,6 +4,7 @@
     warning   what a user should know; once until it goes away
     usage     one row of a link's ledger in one interval
     link      closes the interval of one link: the sums of its usage lines
+    event     something has happened that the daemon wrote down (esimbpf/events.py)
     end       nothing more follows
 
 `schema` gives the JSON Schema of every line. Fields and kinds of lines are added within version 1, never changed:
@@ -12,12 +13,13 @@ readers pass over what they do not know. A value that is unknown is null.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import orjson
 
+from esimbpf.events import Event
 from esimbpf.model import Kind, LinkTick, Row, Start, Tick
 from esimbpf.users import user_name
 
@@ -91,6 +93,11 @@ class JsonLines:
             part += _dumped(_link(link_tick, time, tick.interval_s))
         if part:
             self._write(bytes(part))
+
+    def events(self, events: Iterable[Event]) -> None:
+        """Write `event` lines."""
+        for event in events:
+            self._write(_dumped(event.to_json()))
 
     def end(self, time: datetime, reason: EndReason) -> None:
         """Write the `end` line."""

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -56,15 +57,15 @@ exec env -i PATH="$PATH" container=other SYSTEMD_UNIT_PATH="/etc/systemd/system:
 
 
 class Booted:
-    """Systemd at work, until the `with` ends."""
+    """Systemd at work, until the `with` ends, with other units of the distribution as far as they are named."""
 
-    def __init__(self, lab: Lab, folder: Path) -> None:
+    def __init__(self, lab: Lab, folder: Path, units: Sequence[str] = ()) -> None:
         self._lab = lab
         self._units = folder / "units"
         self._units.mkdir()
         for target, wants in TARGETS.items():
             (self._units / f"{target}.target").write_text(f"[Unit]\nDefaultDependencies=no\n{wants}")
-        for unit in JOURNAL:
+        for unit in (*JOURNAL, *units):
             (self._units / unit).symlink_to(f"/lib/systemd/system/{unit}")
         self._cgroup = Path(cgroup2_root()) / f"esimbpf-test-{os.getpid()}-booted"
 

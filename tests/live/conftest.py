@@ -16,7 +16,20 @@ from tests.live import other_version
 from tests.live.attached import PINS
 from tests.live.netlab import Lab, Wire, run
 
-TOOLS = ("bpftool", "cc", "ethtool", "ip", "nft", "nsenter", "ping", "setpriv", "sysctl", "systemctl", "tc")
+TOOLS = (
+    "bpftool",
+    "cc",
+    "dbus-daemon",
+    "ethtool",
+    "ip",
+    "nft",
+    "nsenter",
+    "ping",
+    "setpriv",
+    "sysctl",
+    "systemctl",
+    "tc",
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

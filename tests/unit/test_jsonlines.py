@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from esimbpf.events import EventType, example
 from esimbpf.model import NOTHING, Counters, GroupBy, Kind, Link, LinkTick, Process, Row, Start, Tick
 from esimbpf.sinks.jsonlines import EndReason, JsonLines, schema
 from esimbpf.text import printable
@@ -305,6 +306,17 @@ def test_rows_of_the_same_id_on_two_links_or_of_two_kinds_are_kept_apart() -> No
         ("app", "wwan1", [99]),
         ("kernel", "wwan0", None),
     ]
+
+
+# --- events ----------------------------------------------------------------------------------------------
+
+
+def test_events_are_lines_as_hooks_get_them() -> None:
+    events = [example(kind, NOW) for kind in EventType]
+    pipe = Pipe()
+    pipe.json_lines.events(events)
+    written = [orjson.loads(line) for line in b"".join(pipe.writes).splitlines()]
+    assert written == [event.to_json() for event in events]
 
 
 # --- warnings -------------------------------------------------------------------------------------------
