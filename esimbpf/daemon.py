@@ -19,7 +19,7 @@ from esimbpf.journal import log, notify, notify_reloading
 from esimbpf.kernel import pins
 from esimbpf.kernel.links import FoundLink, LinkMonitor, cellular_links, choose, list_links
 from esimbpf.kernel.pins import About, PinnedEngine
-from esimbpf.ledger.database import FILE_NAME, connect, said
+from esimbpf.ledger.database import FILE_NAME, check_version, connect, said
 from esimbpf.ledger.fold import Folding, thin
 from esimbpf.pace import Pace
 from esimbpf.pinned import attachment_of, reader_of
@@ -30,6 +30,8 @@ __all__ = ["Daemon"]
 _THIN_EVERY_S: Final = 3600.0
 _STEP_NS: Final = 2 * 10**9
 """By so much the wall clock does not drift between two foldings: it was set."""
+_JUMP_NS: Final = 3600 * 10**9
+_TRUSTED_AFTER_NS: Final = 86400 * 10**9
 
 
 class Daemon:
@@ -48,13 +50,14 @@ class Daemon:
         self._rules = rules
         self._namer = Namer(rules())
         self._trouble = ""
+        self._warned: set[str] = set()
         self._book: _Book | None = None
         with ExitStack() as undo:
             undo.enter_context(keeping_the_ledger(state_dir))
             self._monitor = undo.enter_context(LinkMonitor())
             found = list_links()
             self._say_what_is_missing(found)
-            keep_attached(self._wanted(found), max_processes)
+            self._missed = keep_attached(self._wanted(found), max_processes).missed
             self._attached = undo.enter_context(ExitStack())
             self._open()
             undo.callback(self._close_book)
@@ -106,6 +109,8 @@ class Daemon:
         self._attached.close()
         self._engine: PinnedEngine = self._attached.enter_context(open_attached())
         self._attached.enter_context(self._engine.owned())
+        with pins.changing():
+            self._engine.kept_in(str(self._state_dir.absolute()))
 
     def _keep_alive(self) -> None:
         """What somebody has detached is attached again; what somebody has added is counted too."""
@@ -168,7 +173,9 @@ class Daemon:
                 self._engine.attach_found(self._engine.add(found.link.name), found)
             log(f"{printable(found.link.name)} is counted, interface {found.link.ifindex}")
         except EsimbpfError as error:
-            log(f"{error.message} ({error.hint})", "warning")
+            if error.message not in self._warned:
+                log(f"{error.message} ({error.hint})", "warning")
+                self._warned.add(error.message)
 
     # -- the ledger --------------------------------------------------------------
 
@@ -178,8 +185,12 @@ class Daemon:
             if self._book and self._book.gone:
                 log("the ledger was moved away or removed; a new one begins, with all that is still in the kernel")
                 self._close_book()
-            if not self._book:
+            opened = self._book is None
+            if self._book is None:
                 self._book = _Book(self._state_dir, self._engine, self._namer)
+                for name in self._missed:
+                    self._book.folding.note_missed(name, time.time())
+                self._missed = ()
             self._book.fold()
         except LedgerError as error:
             if error.message != self._trouble:
@@ -188,7 +199,9 @@ class Daemon:
             if not error.passing:
                 self._close_book()
         else:
-            if self._trouble:
+            if self._trouble and opened and self._book.begun_anew:
+                log("a new ledger has begun, with all that is still in the kernel; the history is in the old one")
+            elif self._trouble:
                 log("the ledger can be written again; nothing is missing")
             self._trouble = ""
         written = f"not written down: {self._trouble}" if self._trouble else f"folded at {time.strftime('%T')}"
@@ -212,9 +225,12 @@ class _Book:
         self._db = connect(state_dir)
         self._thinned_s = 0.0
         self._clock_ns: int | None = None
+        self._thin_from_ns = 0
         try:
             with said(self._path):
                 self._inode = os.stat(self._path).st_ino
+                self.begun_anew = self._db.execute("SELECT count(*) FROM attachment").fetchone() == (0,)
+                """Nothing was in it when it was opened."""
                 self.folding = Folding(self._db, attachment_of(engine.about), namer)
                 self._reader = reader_of(engine, owns_slots=True)
         except BaseException:
@@ -231,19 +247,23 @@ class _Book:
     def fold(self) -> None:
         """Read, and write down what was read."""
         snapshot = self._reader.read()
-        self._watch_the_clock(snapshot.wall_ns - snapshot.boottime_ns)
+        self._watch_the_clock(snapshot.wall_ns - snapshot.boottime_ns, snapshot.boottime_ns)
         self.folding.take(snapshot)
         with said(self._path):
+            check_version(self._db, self._path)
             self.folding.commit()
             self._reader.take_back()
             now_s = time.time()
-            if abs(now_s - self._thinned_s) >= _THIN_EVERY_S:
+            if abs(now_s - self._thinned_s) >= _THIN_EVERY_S and snapshot.boottime_ns >= self._thin_from_ns:
                 thin(self._db, now_s)
                 self._thinned_s = now_s
 
-    def _watch_the_clock(self, booted_ns: int) -> None:
+    def _watch_the_clock(self, booted_ns: int, boottime_ns: int) -> None:
         step_ns = booted_ns - (booted_ns if self._clock_ns is None else self._clock_ns)
         self._clock_ns = booted_ns
+        if step_ns > _JUMP_NS:
+            # Nothing is let go of as too old because of one jump: it may be wrong, and is mended within a day.
+            self._thin_from_ns = boottime_ns + _TRUSTED_AFTER_NS
         if abs(step_ns) > _STEP_NS:
             way = "forward" if step_ns > 0 else "back"
             log(
