@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -24,13 +25,24 @@ from esimbpf.pinned import attachment_of, reader_of
 from esimbpf.session import attach_all
 from esimbpf.text import printable
 
-__all__ = ["detach", "keep_attached", "keeping_the_ledger", "open_attached", "replace"]
+__all__ = ["Detached", "Kept", "detach", "keep_attached", "keeping_the_ledger", "open_attached", "replace"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What keeping it attached has taken."""
+
+    fresh: bool
+    """Nothing was attached before."""
+    missed: tuple[str, ...]
+    """Links whose interface had come back since they were attached to, and was not counted."""
+
 
 _DISCARD: Final = "esimbpf detach --discard"
 
 
-def keep_attached(chosen: Sequence[FoundLink], max_processes: int) -> bool:
-    """Attach for good what is not attached yet; whether nothing was. Raises the engine's errors, CannotError."""
+def keep_attached(chosen: Sequence[FoundLink], max_processes: int) -> Kept:
+    """Attach for good what is not attached yet. Raises the engine's errors, CannotError."""
     with pins.changing():
         strangers = pins.foreign()
         if strangers:
@@ -39,8 +51,7 @@ def keep_attached(chosen: Sequence[FoundLink], max_processes: int) -> bool:
                 "put this one in its place, with all that it has counted: esimbpf attach --replace",
             )
         fresh = _begin(max_processes)
-        _attach_links(chosen)
-    return fresh
+        return Kept(fresh, _attach_links(chosen))
 
 
 def replace(chosen: Sequence[FoundLink], max_processes: int, state_dir: Path, namer: Namer) -> bool:
@@ -52,6 +63,8 @@ def replace(chosen: Sequence[FoundLink], max_processes: int, state_dir: Path, na
     with pins.changing(), ExitStack() as stack:
         strangers = pins.foreign()
         if strangers:
+            for path in strangers:
+                _same_namespace(About.of(path))
             stack.enter_context(keeping_the_ledger(state_dir))
             # What cannot be written shall be known before anything is changed.
             connect(state_dir).close()
@@ -74,16 +87,22 @@ def _begin(max_processes: int, without: frozenset[str] = frozenset()) -> bool:
     return True
 
 
-def _attach_links(chosen: Sequence[FoundLink]) -> None:
+def _attach_links(chosen: Sequence[FoundLink]) -> tuple[str, ...]:
+    """Attach to links; the names of those that were there before, and not counted."""
+    missed = []
     with open_attached() as engine:
+        engine.mend()
         for found in chosen:
+            number = engine.number(found.link.name)
+            if number is not None and engine.attached_to(number) != found.link.ifindex:
+                missed.append(found.link.name)
             engine.attach_found(engine.add(found.link.name), found)
+    return tuple(missed)
 
 
 def _succeed(engine: PinnedEngine, path: Path, state_dir: Path, namer: Namer) -> None:
     """Take over from the pins of another version, and write down the last that they have counted."""
     before = About.of(path)
-    _same_namespace(before)
     succession.take_over(engine, path)
     with said(state_dir / FILE_NAME), closing(connect(state_dir)) as db, transaction(db):
         folding = Folding(db, attachment_of(before), namer)
@@ -95,30 +114,48 @@ def _succeed(engine: PinnedEngine, path: Path, state_dir: Path, namer: Namer) ->
     pins.remove(path)
 
 
-def detach(state_dir: Path, namer: Namer, discard: bool = False) -> bool:
-    """Attach nothing any more; False if nothing was. What no daemon has written down is, if there is a ledger.
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """What detaching has ended."""
+
+    anything: bool
+    """False if nothing was attached."""
+    lost: bool = False
+    """What was counted is written down nowhere."""
+
+
+def detach(state_dir: Path, namer: Namer, discard: bool = False) -> Detached:
+    """Attach nothing any more. What no daemon has written down is, where the last one has kept its ledger.
 
     A daemon that is at work writes down what is left itself. With `discard` nothing is written, and pins of other
     versions go too. Raises LedgerError, and it is counted on, if something cannot be written.
     """
+    lost = discard
     with pins.changing(), ExitStack() as stack:
         strangers = pins.foreign()
         with suppress(FileNotFoundError) if not discard else suppress(FileNotFoundError, EsimbpfError):
             engine = stack.enter_context(PinnedEngine())
-            if not discard and (state_dir / FILE_NAME).exists() and not holder(state_dir):
-                _write_last(engine, state_dir, namer)
+            if not discard:
+                _same_namespace(engine.about)
+                kept_in = Path(engine.about.state_dir) if engine.about.state_dir else state_dir
+                if holder(kept_in):
+                    lost = False
+                elif (kept_in / FILE_NAME).exists():
+                    _write_last(engine, kept_in, namer)
+                else:
+                    lost = True
             engine.detach_all()
         removed = pins.remove(pins.place())
         if discard:
             for path in strangers:
                 removed = pins.remove(path) or removed
-            return removed
+            return Detached(removed, removed)
     if strangers and not removed:
         raise CannotError(
             f"another version of esimbpf is attached: {', '.join(map(str, strangers))}",
             f"put this one in its place: esimbpf attach --replace; or lose what it has counted: {_DISCARD}",
         )
-    return removed
+    return Detached(removed, lost and removed)
 
 
 def _write_last(engine: PinnedEngine, state_dir: Path, namer: Namer) -> None:

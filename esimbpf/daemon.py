@@ -7,36 +7,41 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from esimbpf import events
 from esimbpf.attachment import keep_attached, keeping_the_ledger, open_attached
 from esimbpf.attribution import Namer
 from esimbpf.config import Config
+from esimbpf.dispatch import Dispatcher
 from esimbpf.enforcement import Apps, Enforcer
 from esimbpf.errors import EsimbpfError, LedgerError, NoSuchLink
 from esimbpf.journal import log, notify, notify_reloading
 from esimbpf.kernel import pins
 from esimbpf.kernel.links import FoundLink, LinkMonitor, cellular_links, choose, list_links
 from esimbpf.kernel.pins import About, PinnedEngine
-from esimbpf.ledger import quotas
-from esimbpf.ledger.database import FILE_NAME, connect, said, transaction
+from esimbpf.ledger import outbox, quotas
+from esimbpf.ledger.database import FILE_NAME, check_version, connect, said, transaction
 from esimbpf.ledger.fold import Folding, thin
 from esimbpf.pace import Pace
 from esimbpf.pinned import attachment_of, reader_of
-from esimbpf.quota import NEVER, Event, EventKind, Kept, Standing
+from esimbpf.quota import LIMIT, NEVER, App, Cgroup, Event, EventKind, Kept, Standing, User
 from esimbpf.saver import Service
 from esimbpf.spans import Span, local_zone
 from esimbpf.text import printable
 from esimbpf.units import bytes_text
+from esimbpf.users import user_name
 
 __all__ = ["Daemon"]
 
 _THIN_EVERY_S: Final = 3600.0
 _STEP_NS: Final = 2 * 10**9
 """By so much the wall clock does not drift between two foldings: it was set."""
+_JUMP_NS: Final = 3600 * 10**9
+_TRUSTED_AFTER_NS: Final = 86400 * 10**9
 
 
 class Daemon:
@@ -55,16 +60,18 @@ class Daemon:
         self._read_config = read_config
         self._config = read_config()
         self._trouble = ""
+        self._warned: set[str] = set()
         self._book: _Book | None = None
         with ExitStack() as undo:
             undo.enter_context(keeping_the_ledger(state_dir))
             self._monitor = undo.enter_context(LinkMonitor())
             found = list_links()
             self._say_what_is_missing(found)
-            keep_attached(self._wanted(found), max_processes)
+            self._missed = keep_attached(self._wanted(found), max_processes).missed
             self._attached = undo.enter_context(ExitStack())
             self._open()
             undo.callback(self._close_book)
+            self._dispatcher = undo.enter_context(closing(Dispatcher(state_dir, self._config)))
             self._undo = undo.pop_all()
 
     def close(self) -> None:
@@ -80,16 +87,17 @@ class Daemon:
             print("ready", file=sys.stderr, flush=True)
             notify("READY=1")
             while not pace.ended:
-                ready = pace.wait(readable=(self._monitor.fileno(),))
+                ready = pace.wait(readable=(self._monitor.fileno(), *self._dispatcher.filenos()))
                 if pace.ended:
                     break
                 if pace.woken:
                     self._reload()
-                elif ready:
-                    self._follow_links()
-                else:
+                elif not ready:
                     self._fold()
                     self._keep_alive()
+                elif self._monitor.fileno() in ready:
+                    self._follow_links()
+                self._dispatcher.turn()
             notify("STOPPING=1")
             self._fold()
         log(f"ended by {pace.ended.name if pace.ended else 'nothing'}; what is attached goes on counting")
@@ -98,6 +106,7 @@ class Daemon:
         notify_reloading()
         try:
             self._config = self._read_config()
+            self._dispatcher.reload(self._config)
             if self._book:
                 self._book.use(self._config)
             log("the configuration was read anew")
@@ -115,6 +124,8 @@ class Daemon:
         self._attached.close()
         self._engine: PinnedEngine = self._attached.enter_context(open_attached())
         self._attached.enter_context(self._engine.owned())
+        with pins.changing():
+            self._engine.kept_in(str(self._state_dir.absolute()))
 
     def _keep_alive(self) -> None:
         """What somebody has detached is attached again; what somebody has added is counted too."""
@@ -162,6 +173,7 @@ class Daemon:
                     with pins.changing():
                         self._engine.detach_link(number)
                     log(f"{printable(name)} is gone; it is counted on when it comes back")
+                    self._happened(events.link_down(name, datetime.now(UTC)))
             elif self._engine.attached_to(number) != there.link.ifindex or there.link.ifindex in changes.gone:
                 self._count(there)
         new = [one for one in self._wanted(found) if self._engine.number(one.link.name) is None]
@@ -176,8 +188,16 @@ class Daemon:
             with pins.changing():
                 self._engine.attach_found(self._engine.add(found.link.name), found)
             log(f"{printable(found.link.name)} is counted, interface {found.link.ifindex}")
+            self._happened(events.link_up(found.link.name, datetime.now(UTC)))
         except EsimbpfError as error:
-            log(f"{error.message} ({error.hint})", "warning")
+            if error.message not in self._warned:
+                log(f"{error.message} ({error.hint})", "warning")
+                self._warned.add(error.message)
+
+    def _happened(self, event: events.Event) -> None:
+        """Have an event written down with what is folded next."""
+        if self._book:
+            self._book.happened.append(event)
 
     # -- the ledger --------------------------------------------------------------
 
@@ -187,8 +207,12 @@ class Daemon:
             if self._book and self._book.gone:
                 log("the ledger was moved away or removed; a new one begins, with all that is still in the kernel")
                 self._close_book()
-            if not self._book:
+            opened = self._book is None
+            if self._book is None:
                 self._book = _Book(self._state_dir, self._engine, self._config)
+                for name in self._missed:
+                    self._book.note_missed(name)
+                self._missed = ()
             self._book.fold()
         except LedgerError as error:
             if error.message != self._trouble:
@@ -197,7 +221,9 @@ class Daemon:
             if not error.passing:
                 self._close_book()
         else:
-            if self._trouble:
+            if self._trouble and opened and self._book.begun_anew:
+                log("a new ledger has begun, with all that is still in the kernel; the history is in the old one")
+            elif self._trouble:
                 log("the ledger can be written again; nothing is missing")
             self._trouble = ""
         written = f"not written down: {self._trouble}" if self._trouble else f"folded at {time.strftime('%T')}"
@@ -221,12 +247,18 @@ class _Book:
         self._db = connect(state_dir)
         self._thinned_s = 0.0
         self._clock_ns: int | None = None
+        self._thin_from_ns = 0
         self._attach_id = engine.about.attach_id
         self._trouble = ""
         self._services: tuple[Service, ...] = ()
+        self._standings: list[Standing] | None = None
+        self.happened: list[events.Event] = []
+        """Events to be written down with what is folded next."""
         try:
             with said(self._path):
                 self._inode = os.stat(self._path).st_ino
+                self.begun_anew = self._db.execute("SELECT count(*) FROM attachment").fetchone() == (0,)
+                """Nothing was in it when it was opened."""
                 self._folding = Folding(self._db, attachment_of(engine.about), Namer(config.apps))
                 self._reader = reader_of(engine, owns_slots=True)
         except BaseException:
@@ -254,24 +286,27 @@ class _Book:
         before = self._enforcer.counters()
         snapshot = self._reader.read()
         after = self._enforcer.counters()
-        self._watch_the_clock(snapshot.wall_ns - snapshot.boottime_ns)
+        self._watch_the_clock(snapshot.wall_ns - snapshot.boottime_ns, snapshot.boottime_ns)
         self._folding.take(snapshot)
         self._enforcer.apps.see(snapshot.processes.values(), snapshot.exited)
+        now = datetime.fromtimestamp(snapshot.wall_ns / 1e9, UTC)
         with said(self._path):
-            with transaction(self._db):
-                self._folding.commit()
-                standings = self._judge(datetime.fromtimestamp(snapshot.wall_ns / 1e9, UTC), before)
+            check_version(self._db, self._path)
+            self._folding.commit(lambda: self._judge(now, before))
+            self.happened = []
             self._reader.take_back()
-            if standings is not None:
-                self._enforcer.apply(self._db, standings, before, after, self._services)
+            if self._standings is not None:
+                self._enforcer.apply(self._db, self._standings, before, after, self._services)
             now_s = time.time()
-            if abs(now_s - self._thinned_s) >= _THIN_EVERY_S:
+            if abs(now_s - self._thinned_s) >= _THIN_EVERY_S and snapshot.boottime_ns >= self._thin_from_ns:
                 thin(self._db, now_s)
                 self._thinned_s = now_s
 
-    def _judge(self, now: datetime, counted: Mapping[str, int]) -> list[Standing] | None:
-        """How the quotas stand by what has just been folded in; None, and it is logged, if that cannot be said."""
+    def _judge(self, now: datetime, counted: Mapping[str, int]) -> None:
+        """Say how quotas stand by what is being folded in, and write down with it what is to be told of them."""
         zone, configured = local_zone(), self._config.quotas
+        for happened in self.happened:
+            outbox.post(self._db, happened)
         try:
             with transaction(self._db):
                 quotas.note(self._db, configured, now, zone)
@@ -284,6 +319,7 @@ class _Book:
                 for standing in standings:
                     for event in quotas.record(self._db, standing):
                         log(_words_of(event), "info" if event.kind is EventKind.RESET else "warning")
+                        outbox.post(self._db, _told(event))
                 saver = quotas.saver(self._db)
                 if saver:
                     standings.append(Standing(Kept(saver.quota, saver.since), now, zone, Span(saver.since, NEVER)))
@@ -295,13 +331,23 @@ class _Book:
             if error.message != self._trouble:
                 log(f"quotas stay as they were: {error.message} ({error.hint})", "error")
             self._trouble = error.message
-            return None
-        self._trouble = ""
-        return standings
+        else:
+            self._trouble = ""
+            self._standings = standings
 
-    def _watch_the_clock(self, booted_ns: int) -> None:
+    def note_missed(self, link: str) -> None:
+        """A link was there and not counted since the last folding."""
+        now_s = time.time()
+        self._folding.note_missed(link, now_s)
+        begin, end = (datetime.fromtimestamp(at_s, UTC) for at_s in (self._folding.last_s, now_s))
+        self.happened.append(events.tracer_gap(link, begin, end, "down"))
+
+    def _watch_the_clock(self, booted_ns: int, boottime_ns: int) -> None:
         step_ns = booted_ns - (booted_ns if self._clock_ns is None else self._clock_ns)
         self._clock_ns = booted_ns
+        if step_ns > _JUMP_NS:
+            # Nothing is let go of as too old because of one jump: it may be wrong, and is mended within a day.
+            self._thin_from_ns = boottime_ns + _TRUSTED_AFTER_NS
         if abs(step_ns) > _STEP_NS:
             way = "forward" if step_ns > 0 else "back"
             log(
@@ -313,6 +359,28 @@ class _Book:
         """Let go; what was not committed is still in the kernel, and the kernel goes on enforcing."""
         self._enforcer.close()
         self._db.close()
+
+
+def _told(event: Event) -> events.Event:
+    """A quota's event, as hooks and `watch` are told of it."""
+    standing, quota = event.standing, event.standing.kept.quota
+    period = standing.period
+    return events.Event(
+        type=events.EventType(event.kind.value),
+        time=standing.now,
+        quota=quota.name,
+        app=quota.whom.name if isinstance(quota.whom, App) else None,
+        user=user_name(quota.whom.uid) if isinstance(quota.whom, User) else None,
+        link=quota.link or None,
+        profile=quota.profile or None,
+        level_percent=None if event.kind is EventKind.RESET else event.level or LIMIT,
+        used_bytes=standing.used_bytes,
+        limit_bytes=quota.limit_bytes,
+        period_begin=period.begin if period else standing.now,
+        period_end=standing.resets,
+        action=str(quota.action),
+        cgroups=(quota.whom.path,) if isinstance(quota.whom, Cgroup) and quota.whom.path.startswith("/") else (),
+    )
 
 
 def _words_of(event: Event) -> str:

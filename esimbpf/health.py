@@ -52,6 +52,8 @@ class Health:
     slots_used: int = 0
     slots_ended: int = 0
     """Of those used, the ones whose processes have ended; the daemon frees them."""
+    elsewhere: bool = False
+    """It counts in another network namespace: what it says of links is of theirs."""
     daemon: bool = False
     """Whether a daemon writes down what is counted."""
     daemon_pid: int | None = None

@@ -40,8 +40,8 @@ class Plan:
     """The IANA name of the zone in which the carrier's days begin."""
     since: datetime
     """When the plan was made known; a single cycle's first use is looked for from then on."""
-    used: str = "0B"
-    """What had been used of the cycle at `since`, as the carrier said."""
+    used: str | None = None
+    """What had been used of the cycle at `since`, as the carrier said; None if nobody did, and the ledger has it."""
     counted_bytes: int = 0
     """What the ledger had of the cycle at `since`, and `used` stands for."""
     rollover: bool = False
@@ -58,16 +58,30 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.allowance_bytes <= 0:
-            raise UsageError("a plan without an allowance has nothing to be counted against", "for example: 10GB")
+            raise UsageError(
+                f"an allowance of {printable(self.allowance)} has nothing to be counted against", "for example: 10GB"
+            )
         zone_named(self.zone)
-        parse_size(self.used)
+        parse_size(self.used or "0")
         if not all(1 <= percent <= 1000 for percent in self.warn):
-            raise UsageError("a warning is at 1 to 1000 percent of the allowance", "for example: --warn 80,95")
+            levels = ",".join(map(str, self.warn))
+            raise UsageError(
+                f"--warn {levels} is not at 1 to 1000 percent of the allowance", "for example: --warn 80,95"
+            )
 
     @property
     def allowance_bytes(self) -> int:
         """Of a cycle, without what was rolled over."""
         return parse_size(self.allowance)
+
+    @property
+    def used_bytes(self) -> int:
+        """What the carrier said had been used at `since`; 0 if nobody did."""
+        return parse_size(self.used) if self.used is not None else 0
+
+    def was_said_in(self, cycle: Span) -> bool:
+        """Whether the carrier said in this cycle what had been used of it."""
+        return self.used is not None and cycle.begin <= self.since < cycle.end
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept; version 1."""
@@ -122,9 +136,9 @@ def parse_cycle(text: str) -> Cycle:
             case ["once", days]:
                 return Once(_days(days))
             case ["once", days, first]:
-                return Once(_days(days), date.fromisoformat(first))
+                return Once(_days(days), _date(first))
             case [days, first]:
-                return EveryDays(_days(days), date.fromisoformat(first))
+                return EveryDays(_days(days), _date(first))
     except ValueError:
         pass
     raise UsageError(
@@ -132,6 +146,17 @@ def parse_cycle(text: str) -> Cycle:
         "write it as monthly:15 (from the 15th), 30d:2026-11-01 (every 30 days from then), once:7d (7 days from the "
         "first use) or once:7d:2026-11-20",
     )
+
+
+def _date(text: str) -> date:
+    """A date with room before and after it."""
+    try:
+        day = date.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"there is no date {printable(text)!r}", "write it as 2026-11-20") from error
+    if not 2000 <= day.year <= 2200:
+        raise UsageError(f"the date {day} makes no sense", "give one from 2000 to 2200")
+    return day
 
 
 def _days(text: str) -> int:
@@ -170,7 +195,10 @@ def parse_end(text: str) -> dict[str, Any]:
         except InvalidOperation:
             amount = Decimal(-1)
         if amount.is_finite() and amount >= 0 and per:
-            unit = parse_size(f"1{per}")
+            try:
+                unit = parse_size(f"1{per}")
+            except UsageError as error:
+                raise UsageError(f"{printable(per)!r} is no unit of size", "for example: billed:0.01EUR/MB") from error
             return {"at_end": "billed", "price": amount, "price_per": unit, "currency": price[len(digits) :].strip()}
     raise UsageError(
         f"{printable(text)!r} does not say what happens at the end", "write cut, throttled:64kbit or billed:0.01EUR/MB"

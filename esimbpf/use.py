@@ -15,7 +15,6 @@ from typing import Final
 from esimbpf.model import NOTHING, GroupBy, Kind, LinkTick, Row
 from esimbpf.plan import Assessment, DayUse, Plan, assess, current_cycle
 from esimbpf.spans import Span, day_at
-from esimbpf.units import parse_size
 from esimbpf.users import user_name
 
 __all__ = ["LEDGER_KNOWS", "LinkUse", "Used", "carried_on", "with_rows_before"]
@@ -138,7 +137,7 @@ def _in_first_cycle(use: LinkUse, plan: Plan, judged: Assessment, link: LinkTick
     cycle = replace(use.today, span=span)
     used = counted = cycle.of_link(link)
     if span.begin <= plan.since < span.end:
-        used = parse_size(plan.used) + counted - min(counted, plan.counted_bytes)
+        used = plan.used_bytes + counted - min(counted, plan.counted_bytes)
     days = [DayUse(day_at(now, use.zone), counted)]
     fresh = assess(plan, now, days, used, first_use=first_use)
     return replace(use, cycle=cycle, judged=fresh, judged_total_bytes=link.total.total_bytes)

@@ -43,10 +43,10 @@ def attach(
     if replace:
         begun = attachment.replace(chosen, max_processes, common.state_dir, namer)
     else:
-        begun = attachment.keep_attached(chosen, max_processes)
+        begun = attachment.keep_attached(chosen, max_processes).fresh
     names = ", ".join(found.link.name for found in chosen)
     done = "attached" if begun else "replaced" if replace else "attached already"
-    print(f"{done}: {names} is counted with no command running; see esimbpf status", file=sys.stderr)
+    print(f"{done}: {names}, counted with no command running; see esimbpf status", file=sys.stderr)
 
 
 def detach(
@@ -60,15 +60,17 @@ def detach(
 ) -> None:
     """Count no longer with no command running: take off what `attach` or the daemon has put on.
 
-    What is counted and not yet in the ledger is written down first, if there is a ledger. A daemon that is at work
-    attaches again: end it first.
+    What is counted and not yet in the ledger is written down first, if there is one: where the last daemon has kept
+    it, or in --state-dir. A daemon that is at work attaches again: end it first.
     """
     from esimbpf import attachment
     from esimbpf.exclusive import holder
 
     common: Common = context.obj
-    removed = attachment.detach(common.state_dir, Namer(config.read(common.config).apps), discard)
-    print("detached" if removed else "nothing was attached", file=sys.stderr)
+    done = attachment.detach(common.state_dir, Namer(config.read(common.config).apps), discard)
+    print("detached" if done.anything else "nothing was attached", file=sys.stderr)
+    if done.lost:
+        print("what was counted and in no ledger is gone", file=sys.stderr)
     keeper = holder(common.state_dir)
     if keeper:
         print(f"a daemon is at work{keeper.words}: it attaches again; end it first", file=sys.stderr)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from contextlib import closing
 from typing import Annotated, Final
 
@@ -40,6 +42,9 @@ def daemon(
             f"--fold-every {fold_every:g} is not between {_SHORTEST_FOLD_S:g} and {_LONGEST_FOLD_S:g} seconds",
             "for example: --fold-every 10",
         )
+    # Before it counts there is nothing to write down, and nothing to read anew.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     checked_max_processes(max_processes)
     common: Common = context.obj
     if common.cgroup:

@@ -19,7 +19,7 @@ from esimbpf.ledger.database import FILE_NAME, connect, said
 from esimbpf.plan import Plan, parse_cycle, parse_end
 from esimbpf.spans import local_zone
 from esimbpf.text import printable
-from esimbpf.units import Units
+from esimbpf.units import Units, parse_size
 
 plan = typer.Typer(
     no_args_is_help=True,
@@ -76,6 +76,8 @@ def set_plan(
     [dim]10 GB a month from the 15th:[/dim]   esimbpf plan set --allowance 10GB --cycle monthly:15
     [dim]A travel eSIM:[/dim]                 esimbpf plan set --allowance 3GB --cycle once:7d --then billed:0.02EUR/MB
     """
+    from esimbpf.kernel.links import list_links
+
     common: Common = context.obj
     levels = [part.strip() for part in warn.split(",") if part.strip()]
     if not all(level.isascii() and level.isdecimal() for level in levels):
@@ -83,13 +85,16 @@ def set_plan(
     if zone is None:
         local = local_zone()
         zone = local.key if isinstance(local, ZoneInfo) and local.key else "UTC"
+    for option, size in (("--allowance", allowance), ("--used", used)):
+        if size is not None:
+            _checked_size(option, size)
     made = Plan(
         target=_target(link, profile),
         allowance=allowance,
         cycle=parse_cycle(cycle),
         zone=zone,
         since=datetime.now(UTC),
-        used=used or "0B",
+        used=used,
         rollover=rollover,
         warn=tuple(map(int, levels)),
         **parse_end(then),
@@ -101,6 +106,8 @@ def set_plan(
                 made = replace(made, counted_bytes=plans.counted(read, made))
         plans.keep(db, made)
     print(f"kept for {printable(made.target)}; see esimbpf plan show", file=sys.stderr)
+    if link and not any(link in (one.link.name, *one.altnames) for one in list_links()):
+        print(f"there is no link named {printable(link)} at the moment: esimbpf links", file=sys.stderr)
 
 
 @plan.command("show")
@@ -153,6 +160,13 @@ def remove_plan(context: typer.Context, link: Link = None, profile: Profile = No
     if not removed:
         raise CannotError(f"no plan is known for {printable(target)}", "see which there are: esimbpf plan show")
     print(f"forgotten: {printable(target)}", file=sys.stderr)
+
+
+def _checked_size(option: str, text: str) -> None:
+    try:
+        parse_size(text)
+    except UsageError as error:
+        raise UsageError(f"{option}: {error.message}", error.hint) from error
 
 
 def _target(link: str | None, profile: str | None) -> str:

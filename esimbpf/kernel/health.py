@@ -10,6 +10,7 @@ from esimbpf.exclusive import holder
 from esimbpf.health import Health, LinkHealth, ProgramHealth
 from esimbpf.kernel import abi, pins
 from esimbpf.kernel.links import list_links
+from esimbpf.kernel.netns import cookie
 from esimbpf.kernel.programs import PROGRAMS
 from esimbpf.kernel.reader import Reader
 from esimbpf.model import Counters
@@ -45,7 +46,11 @@ def health() -> Health:
             since_s=about.started_wall_ns / 1e9,
             uptime_s=(time.clock_gettime_ns(time.CLOCK_BOOTTIME) - about.started_boottime_ns) / 1e9,
             programs=tuple(
-                ProgramHealth(program.name, engine.program_fd(program.name) is not None, lost.get(program.name, ""))
+                ProgramHealth(
+                    program.name,
+                    engine.program_fd(program.name) is not None and engine.is_attached(program),
+                    lost.get(program.name, ""),
+                )
                 for program in PROGRAMS
             ),
             links=tuple(
@@ -61,6 +66,7 @@ def health() -> Health:
             slots=len(states),
             slots_used=sum(state != abi.SlotState.FREE for state in states),
             slots_ended=sum(state == abi.SlotState.EXITED for state in states),
+            elsewhere=about.netns_cookie != (cookie() or 0),
             daemon=keeper is not None,
             daemon_pid=keeper.pid if keeper else None,
             strangers=strangers,

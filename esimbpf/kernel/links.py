@@ -359,7 +359,7 @@ def _how_to_choose(found: Sequence[FoundLink]) -> str:
         return "there is no interface here but loopback; to see it work, try: esimbpf demo"
     listed = ", ".join(f"{link.link.name} ({link.link.kind}, {link.state})" for link in ranked[:_SHOWN_CANDIDATES])
     more = f" and {len(ranked) - _SHOWN_CANDIDATES} more" if len(ranked) > _SHOWN_CANDIDATES else ""
-    return f"interfaces here: {listed}{more}; name one, as in: esimbpf top {ranked[0].link.name}; or try: esimbpf demo"
+    return f"interfaces here: {listed}{more}; name one of them; or try: esimbpf demo"
 
 
 def follow(link: Link, found: Sequence[FoundLink], gone: frozenset[int] = frozenset()) -> FoundLink | None:

@@ -20,9 +20,9 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TextIO
 
 import orjson
 
@@ -64,9 +64,13 @@ PINS_VARIABLE: Final = "ESIMBPF_PINS"
 SIDES: Final = {Hook.TC_EGRESS: "egress", Hook.TC_INGRESS: "ingress"}
 """What the names of links' hooks end with."""
 
+_MAKING: Final = "making"
+_REMOVING: Final = "removing"
+
 _BPFFS: Final = "/sys/fs/bpf"
 _ABOUT_BYTES: Final = 4096
 _LOCK: Final = Path("/run/esimbpf.lock")
+_PATIENCE_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,8 @@ class About:
     """Optional programs that are not attached, and why."""
     version: str
     layout: abi.Layout
+    state_dir: str = ""
+    """Where the daemon that has kept it last writes it down; empty if none has."""
 
     def packed(self) -> bytes:
         """As it is kept."""
@@ -103,7 +109,7 @@ class About:
     def unpacked(cls, raw: bytes) -> Self:
         """What was kept; ValueError, TypeError or KeyError if something is missing, more is passed over."""
         kept = orjson.loads(raw.rstrip(b"\0"))
-        values = {one.name: kept[one.name] for one in fields(cls)}
+        values = {one.name: kept[one.name] for one in fields(cls) if one.name in kept or one.default is MISSING}
         values["links"] = tuple(values["links"])
         values["lost"] = tuple((name, reason) for name, reason in values["lost"])
         values["layout"] = abi.Layout.unpacked(values["layout"])
@@ -116,18 +122,27 @@ class About:
         OSError with ENOENT if nothing is pinned; NotPermitted; EsimbpfError if it cannot be understood.
         """
         try:
+            path.stat()
             fd = libbpf.pinned(path / "about")
         except PermissionError as error:
             raise NotPermitted("may not see what is attached", "run as root") from error
+        except FileNotFoundError as error:
+            if path.exists():
+                raise _incomplete(path) from error
+            raise
         try:
             return cls.unpacked(libbpf.opened("about", fd).lookup(0))
         except (ValueError, TypeError, KeyError) as error:
-            raise EsimbpfError(
-                f"what is pinned in {path} says nothing that this version of esimbpf can read",
-                "esimbpf detach --discard removes it, with what it has counted",
-            ) from error
+            raise _incomplete(path) from error
         finally:
             os.close(fd)
+
+
+def _incomplete(path: Path) -> EsimbpfError:
+    return EsimbpfError(
+        f"what is pinned in {path} is not what this version of esimbpf can read",
+        "esimbpf detach --discard removes it, with what it has counted",
+    )
 
 
 def _top() -> Path:
@@ -155,8 +170,24 @@ def changing() -> Iterator[None]:
     except PermissionError as error:
         raise NotPermitted("may not attach or detach for good", "run as root") from error
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _wait_for(lock)
         yield
+
+
+def _wait_for(lock: TextIO) -> None:
+    """Wait for whoever changes pins at the moment, but not for ever; CannotError."""
+    deadline_s = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline_s:
+        time.sleep(0.05)
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+    raise CannotError(
+        f"another esimbpf attaches or detaches, for more than {_PATIENCE_S:.0f} s now", f"see who: fuser {_LOCK}"
+    )
 
 
 class PinnedEngine(Engine):
@@ -173,7 +204,10 @@ class PinnedEngine(Engine):
         names = {program.name: program for program in PROGRAMS}
         self.lost = [Lost(names[name], reason) for name, reason in self.about.lost if name in names]
         self._object = None
-        self._open(self._pinned_map, self._pinned_program)
+        try:
+            self._open(self._pinned_map, self._pinned_program)
+        except FileNotFoundError as error:
+            raise _incomplete(self._path) from error
         self._ifindexes = [self.watched_ifindex(index) for index in range(len(self.about.links))]
 
     def close(self) -> None:
@@ -240,6 +274,24 @@ class PinnedEngine(Engine):
                 exchange(hook, fd)
             case Hook.ITERATOR:
                 pass
+
+    def kept_in(self, state_dir: str) -> None:
+        """Note where what is counted is written down. To be called with the lock held."""
+        if self.about.state_dir != state_dir:
+            self.about = replace(self.about, state_dir=state_dir)
+            self._about_map.update(0, self.about.packed())
+
+    def mend(self) -> None:
+        """Attach what knows no link and is not attached, though it was. To be called with the lock held; OSError."""
+        for program in PROGRAMS:
+            fd = self.program_fd(program.name)
+            if fd is not None and not self.is_attached(program):
+                self.attach_program(program.name, fd)
+
+    def is_attached(self, program: Program) -> bool:
+        """Whether a program that knows no link is attached; those that do, and the iterator, are passed over."""
+        passed_over = program.on_demand or program.hook in (*SIDES, Hook.ITERATOR)
+        return passed_over or self.hook(program.name).exists()
 
     def attach_program(self, name: str, fd: int) -> None:
         """Attach a program that knows no link, in the place of what is pinned as its attachment. OSError."""
@@ -443,9 +495,9 @@ def attach(engine: Engine, links: Sequence[str], sees_all: bool, version: str) -
         layout=abi.Layout(engine.slots),
     )
     # Whole or not at all: what is being made has another name until it is complete.
-    making = _top() / "making"
+    making = _top() / _MAKING
     try:
-        shutil.rmtree(making, ignore_errors=True)
+        _sweep()
         for folder in ("maps", "programs", "hooks"):
             (making / folder).mkdir(parents=True)
         about_map = libbpf.array_create("about", _ABOUT_BYTES)
@@ -466,14 +518,23 @@ def attach(engine: Engine, links: Sequence[str], sees_all: bool, version: str) -
 
 def remove(path: Path) -> bool:
     """Remove pins, another version's too; False if there are none."""
+    _sweep()
     if not path.exists():
         return False
-    # First what attaches, so that nothing goes on counting into maps that are gone.
-    shutil.rmtree(path / "hooks", ignore_errors=True)
-    shutil.rmtree(path)
+    # Whole or not at all here too: wherever this is cut off, nobody takes what is left for pins.
+    removing = _top() / _REMOVING
+    path.rename(removing)
+    _sweep()
     with suppress(OSError):
         _top().rmdir()
     return True
+
+
+def _sweep() -> None:
+    """Remove what was cut off while it was made or removed: first what attaches, then what it counts into."""
+    for name in (_MAKING, _REMOVING):
+        shutil.rmtree(_top() / name / "hooks", ignore_errors=True)
+        shutil.rmtree(_top() / name, ignore_errors=True)
 
 
 def _provide_bpffs() -> None:

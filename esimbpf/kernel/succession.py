@@ -52,7 +52,7 @@ def take_over(engine: PinnedEngine, path: Path) -> None:
     # What has come in under the other version shall get where it goes under it, too.
     wait_for_packets_under_way()
     _take_over_delivery(engine, path)
-    for pin in (path / "hooks").iterdir():
+    for pin in sorted((path / "hooks").glob("*")):
         pin.unlink()
     wait_for_packets_under_way()
 

@@ -15,7 +15,16 @@ from typing import Final
 from esimbpf.errors import EsimbpfError, LedgerError
 from esimbpf.text import printable
 
-__all__ = ["DEFAULT_STATE_DIR", "FILE_NAME", "MIGRATIONS", "LedgerError", "connect", "empty", "transaction"]
+__all__ = [
+    "DEFAULT_STATE_DIR",
+    "FILE_NAME",
+    "MIGRATIONS",
+    "LedgerError",
+    "check_version",
+    "connect",
+    "empty",
+    "transaction",
+]
 
 DEFAULT_STATE_DIR: Final = Path("/var/lib/esimbpf")
 FILE_NAME: Final = "ledger.db"
@@ -107,8 +116,16 @@ CREATE TABLE gap (
     end_s REAL NOT NULL,
     link_id INTEGER NOT NULL REFERENCES link (id),
     cause TEXT NOT NULL,
-    PRIMARY KEY (begin_s, link_id, cause)
-) STRICT, WITHOUT ROWID;
+    UNIQUE (begin_s, link_id, cause)
+) STRICT;
+
+-- Since when each link is known, and until when it was counted, in which boot.
+CREATE TABLE counted (
+    link_id INTEGER PRIMARY KEY REFERENCES link (id),
+    since_s REAL NOT NULL,
+    until_s REAL NOT NULL,
+    boot_id TEXT NOT NULL
+) STRICT;
 
 -- An attachment in the kernel, and how far it has been folded in: when by the wall, since boot with and without the
 -- time in which the machine slept. Of one that was followed by another there is nothing more to come.
@@ -297,8 +314,10 @@ def connect(state_dir: Path, read_only: bool = False) -> sqlite3.Connection:
             state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
             # Who used the network when is nobody else's business.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # Where nothing can be written, SQLite cannot even note that it reads; but then nothing changes either.
+        immutable = read_only and os.statvfs(path).f_flag & os.ST_RDONLY
         db = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}",
+            f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}{'&immutable=1' if immutable else ''}",
             uri=True,
             timeout=_PATIENCE_S,
             isolation_level=None,
@@ -319,14 +338,20 @@ def empty() -> sqlite3.Connection:
     return db
 
 
-def _prepare(db: sqlite3.Connection, path: Path, read_only: bool) -> None:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
+def check_version(db: sqlite3.Connection, path: Path) -> int:
+    """The version of the file's tables; LedgerError if it is newer than this program."""
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
     if version > len(MIGRATIONS):
         raise LedgerError(
             f"the ledger {printable(str(path))} is of a newer esimbpf (version {version} of its tables, "
             f"{len(MIGRATIONS)} are known here)",
             "use the newer esimbpf, or another --state-dir; the ledger is left as it is",
         )
+    return version
+
+
+def _prepare(db: sqlite3.Connection, path: Path, read_only: bool) -> None:
+    version = check_version(db, path)
     db.execute("PRAGMA foreign_keys = ON")
     if read_only:
         if version < len(MIGRATIONS):

@@ -8,7 +8,8 @@ process goes to another one only after a commit that has its last bytes.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -114,6 +115,12 @@ class Folding:
             ).fetchone()
             if known is None:
                 known = self._begin(attachment, debts or {})
+            joined = {
+                link for (link,) in db.execute("SELECT link_id FROM folded_kind WHERE attachment_id = ?", known[:1])
+            }
+            for link in self._links:
+                if link not in joined:
+                    self._join(known[0], attachment, link, NOTHING, time.time())
         self._id, self.followed, self._last_s, self._last_ns, self._last_awake_ns = known
         """`followed`: another attachment has been folded since; nothing more of this one is to be."""
         numbers = {link: number for number, link in enumerate(self._links)}
@@ -142,7 +149,6 @@ class Folding:
 
     def _begin(self, attachment: Attachment, debts: Mapping[str, Counters]) -> tuple[int, int, float, int, int]:
         """Note an attachment that is new; those before it, and their counters, are gone."""
-        self._note_downtime(attachment)
         started = (attachment.started_wall_s, attachment.started_boottime_ns, attachment.started_awake_ns)
         self._db.execute("DELETE FROM attachment WHERE boot_id <> ?", (attachment.boot_id,))
         self._db.execute("UPDATE attachment SET followed = 1")
@@ -154,29 +160,36 @@ class Folding:
             (attachment.attach_id, attachment.boot_id, *started),
         ).lastrowid
         assert number is not None
-        self._db.executemany(
-            "INSERT INTO folded_kind VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [
-                (number, link, _DEBT, *_four(debts.get(name, NOTHING)))
-                for name, link in zip(attachment.links, self._links, strict=True)
-            ],
-        )
+        for name, link in zip(attachment.links, self._links, strict=True):
+            self._join(number, attachment, link, debts.get(name, NOTHING), attachment.started_wall_s)
         return number, 0, *started
 
-    def _note_downtime(self, attachment: Attachment) -> None:
-        """Nothing was counted from the last folding of whatever was attached before until now."""
-        before = self._db.execute("SELECT folded_s, boot_id FROM attachment ORDER BY folded_s DESC LIMIT 1").fetchone()
+    def _join(self, number: int, attachment: Attachment, link: int, debt: Counters, now_s: float) -> None:
+        """Note that a link is counted by an attachment from now on."""
+        self._note_downtime(attachment, link, now_s)
+        self._db.execute("INSERT OR IGNORE INTO counted VALUES (?, ?, ?, ?)", (link, now_s, now_s, attachment.boot_id))
+        self._db.execute("INSERT INTO folded_kind VALUES (?, ?, ?, ?, ?, ?, ?)", (number, link, _DEBT, *_four(debt)))
+
+    def _note_downtime(self, attachment: Attachment, link: int, until_s: float) -> None:
+        """A link was not counted from when it was last until now; if it ever was, that is a gap."""
+        before = self._db.execute("SELECT until_s, boot_id FROM counted WHERE link_id = ?", (link,)).fetchone()
         if before is None:
             return
         since_s, boot_id = before
         booted_s = attachment.started_wall_s - attachment.started_boottime_ns / 1e9
         # When it went off is not known; that it was, is.
         off_until_s = max(since_s, booted_s) if boot_id != attachment.boot_id else since_s
-        gaps = (("off", since_s, off_until_s), ("down", off_until_s, attachment.started_wall_s))
+        gaps = (("off", since_s, off_until_s), ("down", off_until_s, until_s))
         self._db.executemany(
             "INSERT OR REPLACE INTO gap (begin_s, end_s, link_id, cause) VALUES (?, ?, ?, ?)",
-            [(begin, end, link, cause) for cause, begin, end in gaps if begin < end for link in self._links],
+            [(begin, end, link, cause) for cause, begin, end in gaps if begin < end],
         )
+
+    def note_missed(self, link_name: str, now_s: float) -> None:
+        """A link was there and not counted from the last folding until now: its interface had come back unseen."""
+        link = self._links[self._attachment.links.index(link_name)]
+        if self._last_s < now_s:
+            self._pending.gaps.append((self._last_s, now_s, link, "down"))
 
     def _standing(self, link: int) -> Standing:
         kinds = {
@@ -252,8 +265,8 @@ class Folding:
             found[name] = replace(debt, tx_bytes=0, tx_packets=0)
         return found
 
-    def commit(self) -> None:
-        """Write what was noted; sqlite3.Error if that cannot be done, and it stays noted."""
+    def commit(self, also: Callable[[], None] | None = None) -> None:
+        """Write what was noted, and what `also` writes with it; sqlite3.Error if that cannot be, and it stays noted."""
         db, pending = self._db, self._pending
         with transaction(db):
             keys = pending.counters.keys() | pending.blocked.keys()
@@ -311,10 +324,16 @@ class Folding:
             db.executemany(
                 "INSERT OR REPLACE INTO gap (begin_s, end_s, link_id, cause) VALUES (?, ?, ?, ?)", pending.gaps
             )
+            db.executemany(
+                "UPDATE counted SET until_s = ?, boot_id = ? WHERE link_id = ?",
+                [(self._last_s, self._attachment.boot_id, link) for link in self._links],
+            )
             db.execute(
                 "UPDATE attachment SET folded_s = ?, folded_boottime_ns = ?, folded_awake_ns = ? WHERE id = ?",
                 (self._last_s, self._last_ns, self._last_awake_ns, self._id),
             )
+            if also:
+                also()
         self._pending = _Pending()
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from typing import Final
 
 from esimbpf.ledger.database import transaction
 from esimbpf.ledger.fold import QUARTER_S
-from esimbpf.ledger.query import ReportBy, Usage, bounds, usage
+from esimbpf.ledger.query import ReportBy, Usage, usage
 from esimbpf.plan import Assessment, DayUse, Plan, assess, current_cycle
 from esimbpf.spans import Cycle, Once, Span, cycle_at, day_at, days_of, zone_named
-from esimbpf.units import parse_size
 
-__all__ = ["counted", "cycle_of", "judged", "keep", "kept", "remove"]
+__all__ = ["counted", "cycle_of", "judged", "keep", "kept", "known_since", "remove"]
 
 _DAYS_BEFORE = 28
 
@@ -44,15 +45,15 @@ def judged(db: sqlite3.Connection, plan: Plan, now: datetime) -> Assessment:
     cycle = current_cycle(plan, now, first_use)
     if cycle is None:
         return assess(plan, now, [], 0, first_use=first_use)
-    known = bounds(db)
-    begin = max(cycle.begin - timedelta(days=_DAYS_BEFORE), known.begin) if known else cycle.begin
+    known = known_since(db, plan)
+    begin = max(cycle.begin - timedelta(days=_DAYS_BEFORE), known or now)
     cut = list(days_of(Span(begin, now), zone))
     rows = [row for row in usage(db, cut, ReportBy.LINK) if _concerns(plan, row)]
     days = []
     for day in cut:
         mine = [row for row in rows if row.span == day]
         # The day on which counting began is not whole.
-        unknown_s = max(0.0, (known.begin - day.begin).total_seconds()) if known else 0.0
+        unknown_s = max(0.0, ((known or now) - day.begin).total_seconds())
         # A machine that is off uses nothing.
         gap_s = max((row.gap_s - row.off_s for row in mine), default=0.0) + unknown_s
         days.append(DayUse(day, sum(row.counters.total_bytes for row in mine), gap_s))
@@ -62,7 +63,41 @@ def judged(db: sqlite3.Connection, plan: Plan, now: datetime) -> Assessment:
             name = row.name or row.kind
             by_app[name] = by_app.get(name, 0) + row.counters.total_bytes
     used = _used(db, plan, cycle)
-    return assess(plan, now, days, used, _previous(db, plan, cycle, known), by_app, first_use)
+    told = assess(plan, now, days, used, _previous(db, plan, cycle, known), by_app, first_use)
+    return replace(told, gap_s=_missing_s(plan, cycle, now, days, known))
+
+
+def known_since(db: sqlite3.Connection, plan: Plan) -> datetime | None:
+    """Since when the ledger knows of a plan's link or profile; None if it knows of nothing."""
+    kind, _, name = plan.target.partition(":")
+    column = "link.name" if kind == "link" else "profile.iccid"
+    firsts = [
+        db.execute(
+            f"SELECT min({first}) FROM {table} JOIN link ON link.id = link_id {joined} WHERE {column} = ?", (name,)
+        ).fetchone()[0]
+        for table, first, joined in _FIRSTS
+        if kind == "link" or joined
+    ]
+    known = [first for first in firsts if first is not None]
+    return datetime.fromtimestamp(min(known), UTC) if known else None
+
+
+_FIRSTS: Final = (
+    ("counted", "since_s", ""),
+    ("quarter", "begin_s", "JOIN profile ON profile.id = profile_id"),
+    ("day", "begin_s", "JOIN profile ON profile.id = profile_id"),
+)
+
+
+def _missing_s(plan: Plan, cycle: Span, now: datetime, days: Sequence[DayUse], known: datetime | None) -> float:
+    """How much of a cycle was not counted, until now; what the carrier has told of is not missing."""
+    since = plan.since if plan.was_said_in(cycle) else cycle.begin
+    begun = known or now
+    before_s = max(0.0, (begun - since).total_seconds())
+    # The days' gaps have what lies before counting began on the day on which it did.
+    on_that_day_s = sum((begun - one.day.begin).total_seconds() for one in days if one.day.begin <= begun < one.day.end)
+    gaps_s = sum(one.gap_s for one in days if one.day.end > since)
+    return max(0.0, gaps_s - on_that_day_s) + before_s
 
 
 def counted(db: sqlite3.Connection, plan: Plan) -> int:
@@ -75,16 +110,16 @@ def _used(db: sqlite3.Connection, plan: Plan, cycle: Span) -> int:
     """What was used of a cycle; what stands in its future, because a clock was wrong, has been used too."""
     amount = _bytes(db, plan, cycle)
     if cycle.begin <= plan.since < cycle.end:
-        return parse_size(plan.used) + amount - min(amount, plan.counted_bytes)
+        return plan.used_bytes + amount - min(amount, plan.counted_bytes)
     return amount
 
 
-def _previous(db: sqlite3.Connection, plan: Plan, cycle: Span, known: Span | None) -> int | None:
+def _previous(db: sqlite3.Connection, plan: Plan, cycle: Span, known: datetime | None) -> int | None:
     """What was used of the cycle before; None if there is none, or it was not counted from its beginning."""
     if isinstance(plan.cycle, Once):
         return None
     before = cycle_at(plan.cycle, cycle.begin - timedelta(microseconds=1), zone_named(plan.zone))
-    if before and (before.begin <= plan.since < before.end or (known and known.begin <= before.begin)):
+    if before and (plan.was_said_in(before) or (known and known <= before.begin)):
         return _used(db, plan, before)
     return None
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime, tzinfo
 
 from esimbpf.ledger import plans
-from esimbpf.ledger.query import ReportBy, bounds, usage
+from esimbpf.ledger.query import ReportBy, usage
 from esimbpf.model import Kind
 from esimbpf.plan import Plan
 from esimbpf.spans import Span, day_at, zone_named
@@ -27,7 +27,7 @@ def _use_of(db: sqlite3.Connection, link: str, plan: Plan | None, now: datetime,
         return LinkUse(zone, _used(db, link, day_at(now, zone)))
     zone = zone_named(plan.zone)
     judged = plans.judged(db, plan, now)
-    cycle, known = judged.cycle, bounds(db)
+    cycle, known = judged.cycle, plans.known_since(db, plan)
     return LinkUse(
         zone,
         _used(db, link, day_at(now, zone)),
@@ -35,7 +35,7 @@ def _use_of(db: sqlite3.Connection, link: str, plan: Plan | None, now: datetime,
         plan=plan,
         judged=judged,
         # What was used before the plan was made known, the carrier has said.
-        known_whole=bool(cycle and (cycle.begin <= plan.since < cycle.end or (known and known.begin <= cycle.begin))),
+        known_whole=bool(cycle and (plan.was_said_in(cycle) or (known and known <= cycle.begin))),
     )
 
 

@@ -29,7 +29,9 @@ def plan_screen(plan: Plan, told: Assessment, units: Units = Units.SI, ascii_onl
     """Used, remaining, will it last, what is safe today, what it costs, and who is to blame."""
     target, zone = plan.target.partition(":")[2], ZoneInfo(plan.zone)
     if told.cycle is None:
-        why = f"over since {_day(told.ended, zone)}" if told.ended else "it begins with the first use"
+        first = plan.cycle.first if isinstance(plan.cycle, Once) else None
+        begins = f"it begins on {first}" if first else "it begins with the first use"
+        why = f"over since {_day(told.ended, zone)}" if told.ended else begins
         return Text.assemble((f"{target}  {plan.allowance} {_cycle_words(plan.cycle)}", "bold cyan"), f": {why}")
     lines = Table.grid(padding=(0, 2, 0, 0))
     lines.add_column(no_wrap=True)

@@ -17,15 +17,19 @@ __all__ = ["status_json", "status_text"]
 def status_text(health: Health) -> Text:
     """A few lines."""
     text = Text()
-    if not health.attached:
+    if not health.attached and not health.strangers:
         text.append("nothing is attached: only commands that run count; esimbpf attach changes that\n")
-    else:
+    elif health.attached:
         since = datetime.fromtimestamp(health.since_s).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
         text.append("counting", "bold green")
         text.append(f" since {since} ({_duration(health.uptime_s)}), by esimbpf {health.version}, {health.engine}\n")
+        if health.elsewhere:
+            text.append("  in another network namespace: see it there (--netns)\n", "yellow")
         for link in health.links:
             text.append(f"  {link.name:<12}", "bold cyan")
-            if link.counted:
+            if health.elsewhere:
+                text.append("counted there")
+            elif link.counted:
                 text.append(f"counted, interface {link.ifindex}")
             else:
                 text.append("not counted: its interface is gone, or another", "yellow")
@@ -50,7 +54,7 @@ def status_text(health: Health) -> Text:
             if not program.attached:
                 text.append(f"  without {program.name}: {program.lost or 'not attached'}\n", "yellow")
     for stranger in health.strangers:
-        text.append(f"another version is attached: {stranger}\n", "yellow")
+        text.append(f"another version is attached: {stranger}; esimbpf attach --replace takes over\n", "yellow")
     text.rstrip()
     return text
 
@@ -66,6 +70,7 @@ def status_json(health: Health) -> bytes:
             "engine": health.engine,
             "since": since,
             "uptime_s": round(health.uptime_s, 3),
+            "elsewhere": health.elsewhere,
             "programs": [
                 {"name": program.name, "attached": program.attached, "lost": program.lost or None}
                 for program in health.programs

@@ -22,13 +22,15 @@ from tests.live.netlab import Lab
 from tests.live.watching import PATIENCE_S, esimbpf
 
 PINS = Path(f"/sys/fs/bpf/esimbpf-test-{os.getpid()}")
+NOWHERE = Path(f"/nonexistent/esimbpf-test-{os.getpid()}")
 ENVIRONMENT = {**os.environ, PINS_VARIABLE: str(PINS)}
 
 
 def command(lab: Lab, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a command for the lab's device."""
+    """Run a command for the lab's device; the machine's own ledger is left alone, there is none unless it is named."""
+    state_dir = () if "--state-dir" in words else ("--state-dir", str(NOWHERE))
     done = subprocess.run(
-        esimbpf("--netns", lab.device.name, *words),
+        esimbpf("--netns", lab.device.name, *state_dir, *words),
         env=ENVIRONMENT,
         capture_output=True,
         text=True,

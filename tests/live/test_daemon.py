@@ -69,6 +69,28 @@ def test_attaching_twice_changes_nothing(lab: Lab) -> None:
     assert total(second["links"][0]) == lab.link.crossed() - before
 
 
+def test_what_is_half_gone_is_told_and_mended(lab: Lab) -> None:
+    """Some hooks were taken away by hand; and a removal was cut off when it had just begun."""
+    command(lab, "attach", "wwan0")
+    for name in ("delivered", "process_exited"):
+        (PINS / "v1" / "hooks" / name).unlink()
+    lost = [program["name"] for program in state(lab)["programs"] if not program["attached"]]
+    assert lost == ["delivered", "process_exited"]
+    command(lab, "attach", "wwan0")
+    assert all(program["attached"] for program in state(lab)["programs"])
+    with Watch(lab, environment=ENVIRONMENT) as watch:
+        moved = udp(lab, down=31, up=7)
+    assert watch.report.process(moved.pids[0]) == moved.exactly
+    (PINS / "v1").rename(PINS / "removing")
+    assert state(lab)["attached"] is False
+    command(lab, "attach", "wwan0")
+    assert [path.name for path in PINS.iterdir()] == ["v1"]
+    (PINS / "v1" / "about").unlink()
+    assert "detach --discard" in command(lab, "attach", "wwan0", status=1).stderr
+    command(lab, "detach", "--discard")
+    assert not PINS.exists()
+
+
 def test_the_programs_are_replaced_under_load_without_losing_or_doubling_a_packet(lab: Lab) -> None:
     before = lab.link.crossed()
     command(lab, "attach", "wwan0")
@@ -140,6 +162,8 @@ def test_a_daemon_that_is_killed_at_any_moment_neither_loses_nor_doubles_a_byte(
             near, far = puppet.udp(), scene.network.udp()
             port = far.do("bind", [scene.network_ip, 0])[1]
             datagrams(near, far, [scene.network_ip, port], 1 + number % 7, 301 + number)
+            # Rows that are no process's: the kernel's answers.
+            lab.network.run("ping", "-c", "1", "-W", "2", scene.device_ip)
             time.sleep(chance.uniform(0.2, 0.9))
             process.kill()
             puppet.exit()
@@ -244,6 +268,30 @@ def test_detaching_writes_down_what_no_daemon_has(lab: Lab, tmp_path: Path) -> N
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as db:
         [(cause,)] = db.execute("SELECT cause FROM gap").fetchall()
     assert cause == "down", "what crossed while nothing was attached is a gap"
+
+
+def test_a_modem_that_resets_while_there_is_no_daemon_leaves_a_gap(fresh_lab: Lab, tmp_path: Path) -> None:
+    with daemon(fresh_lab, tmp_path) as process:
+        udp(fresh_lab, up=5)
+        end(process)
+    fresh_lab.link.down()
+    fresh_lab.link.up()
+    with daemon(fresh_lab, tmp_path) as process:
+        end(process)
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as db:
+        assert db.execute("SELECT cause FROM gap").fetchall() == [("down",)]
+
+
+def test_detaching_elsewhere_writes_down_where_the_daemon_did_and_says_what_is_lost(lab: Lab, tmp_path: Path) -> None:
+    before = lab.link.crossed()
+    with daemon(lab, tmp_path / "its") as process:
+        udp(lab, up=3)
+        end(process)
+    udp(lab, down=17, up=19)
+    command(lab, "--state-dir", str(tmp_path / "other"), "detach")
+    assert ledger(tmp_path / "its") == lab.link.crossed() - before
+    command(lab, "attach", "wwan0")
+    assert "in no ledger is gone" in command(lab, "--state-dir", str(tmp_path / "other"), "detach").stderr
 
 
 def test_a_modem_that_resets_is_counted_on_without_a_restart(fresh_lab: Lab, tmp_path: Path) -> None:
@@ -358,7 +406,7 @@ def test_a_ledger_that_cannot_be_used_is_told_and_left_alone_and_counting_goes_o
         assert len(refused.splitlines()) == 2
         assert not content or path.read_bytes() == content
         path.rename(aside)
-        said(process, "nothing is missing")
+        said(process, "a new ledger has begun")
         end(process)
     assert ledger(tmp_path) == lab.link.crossed() - before
 
@@ -379,7 +427,7 @@ def test_a_ledger_that_is_damaged_while_it_is_kept_is_told_and_begun_anew_when_i
         udp(lab, up=5)
         assert "counting goes on" in said(process, "damaged")
         (tmp_path / FILE_NAME).rename(tmp_path / "aside")
-        said(process, "nothing is missing")
+        said(process, "a new ledger has begun")
         end(process)
     assert ledger(tmp_path) == lab.link.crossed() - before
 

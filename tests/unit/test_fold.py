@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from esimbpf.attribution import Namer
 from esimbpf.errors import LedgerError
 from esimbpf.ledger.database import FILE_NAME, MIGRATIONS, connect, said
-from esimbpf.ledger.fold import Attachment, Folding
+from esimbpf.ledger.fold import KEEP_MINUTES_S, KEEP_QUARTERS_S, Attachment, Folding, thin
 from esimbpf.ledger.query import ReportBy, usage
 from esimbpf.model import NOTHING, Counters, Process
 from esimbpf.snapshot import FIRST_PROCESS_SLOT, LinkReading, ReservedSlot, Snapshot
@@ -290,6 +290,140 @@ def test_sleep_is_no_gap_and_a_reboot_is_one(db: sqlite3.Connection) -> None:
 
 def _moment(epoch_s: float) -> datetime:
     return datetime.fromtimestamp(epoch_s, UTC)
+
+
+def test_apps_and_users_have_rows_of_their_own(db: sqlite3.Connection) -> None:
+    kernel = Kernel()
+    kernel.sends(0, 100)
+    kernel.receives(1, 1000)
+    kernel.answers(60)
+    folding = Folding(db, kernel.attachment, Namer())
+    folding.take(kernel.read())
+    folding.commit()
+    rows = db.execute(
+        "SELECT kind, coalesce(name, ''), uid, rx_bytes, tx_bytes FROM minute LEFT JOIN app ON app.id = app_id "
+        "ORDER BY 1, 2"
+    ).fetchall()
+    assert rows == [("app", "app16", 1000, 0, 100), ("app", "app17", 1001, 1000, 0), ("kernel", "", -1, 60, 60)]
+    assert db.execute("SELECT name, exe FROM program ORDER BY name").fetchall() == [
+        ("app16", "/usr/bin/app16"),
+        ("app17", "/usr/bin/app17"),
+    ]
+
+
+def test_what_nobody_looked_at_is_a_gap_and_stands_in_the_minute_of_its_end(db: sqlite3.Connection) -> None:
+    kernel = Kernel(started_s=100)
+    folding = Folding(db, kernel.attachment, Namer())
+    kernel.now_s = 110
+    folding.take(kernel.read())
+    folding.commit()
+    kernel.sends(0, 100)
+    kernel.now_s = 4000
+    folding.take(kernel.read())
+    folding.commit()
+    assert db.execute("SELECT begin_s, end_s, cause FROM gap").fetchall() == [
+        (BOOTED_S + 110.0, BOOTED_S + 4000.0, "unread")
+    ]
+    assert db.execute("SELECT begin_s FROM minute").fetchall() == [((BOOTED_S + 4000) // 60 * 60,)]
+
+
+def test_between_two_attachments_nothing_was_counted_and_that_is_a_gap(db: sqlite3.Connection) -> None:
+    first = Kernel("first", 100)
+    first.sends(0, 100)
+    first.now_s = 130
+    folding = Folding(db, first.attachment, Namer())
+    folding.take(first.read())
+    folding.commit()
+    second = Kernel("second", 700)
+    second.sends(0, 50)
+    folding = Folding(db, second.attachment, Namer())
+    folding.take(second.read())
+    folding.commit()
+    assert total(db) == Counters(tx_bytes=150, tx_packets=2)
+    assert db.execute("SELECT begin_s, end_s, cause FROM gap").fetchall() == [
+        (BOOTED_S + 130.0, BOOTED_S + 700.0, "down")
+    ]
+    assert db.execute("SELECT count(*) FROM folded_slot").fetchall() == [(1,)], "of what is gone nothing is kept"
+
+
+def test_while_another_link_was_counted_this_one_was_not(db: sqlite3.Connection) -> None:
+    """The gap is from when this link was counted last; and one that is counted for the first time has none."""
+    kernel = Kernel("first", 100)
+    kernel.now_s = 130
+    folding = Folding(db, kernel.attachment, Namer())
+    folding.take(kernel.read())
+    folding.commit()
+    other = Kernel("other link", 200, ("wwan1",))
+    other.now_s = 260
+    folding = Folding(db, other.attachment, Namer())
+    folding.take(other.read())
+    folding.commit()
+    again = Kernel("again", 400, ("wwan1", "wwan0"))
+    Folding(db, again.attachment, Namer())
+    gaps = db.execute(
+        "SELECT name, begin_s, end_s, cause FROM gap JOIN link ON link.id = link_id ORDER BY begin_s"
+    ).fetchall()
+    assert gaps == [
+        ("wwan0", BOOTED_S + 130.0, BOOTED_S + 400.0, "down"),
+        ("wwan1", BOOTED_S + 260.0, BOOTED_S + 400.0, "down"),
+    ]
+
+
+def test_a_link_whose_interface_came_back_unseen_was_not_counted(db: sqlite3.Connection) -> None:
+    kernel = Kernel(started_s=100)
+    folding = Folding(db, kernel.attachment, Namer())
+    kernel.now_s = 110
+    folding.take(kernel.read())
+    folding.commit()
+    folding.note_missed("wwan0", BOOTED_S + 150.0)
+    kernel.now_s = 151
+    folding.take(kernel.read())
+    folding.commit()
+    assert db.execute("SELECT begin_s, end_s, cause FROM gap").fetchall() == [
+        (BOOTED_S + 110.0, BOOTED_S + 150.0, "down")
+    ]
+
+
+def test_a_link_that_is_added_is_folded_too(db: sqlite3.Connection) -> None:
+    kernel = Kernel()
+    kernel.sends(0, 100)
+    folding = Folding(db, kernel.attachment, Namer())
+    folding.take(kernel.read())
+    folding.commit()
+    more = Kernel(links=("wwan0", "wwan1"))
+    more.slots = dict(kernel.slots)
+    more.sends(0, 7, link=1)
+    folding = Folding(db, more.attachment, Namer())
+    folding.take(more.read())
+    folding.commit()
+    assert total(db) == more.total
+    assert total(db, where="link_id = 2") == Counters(tx_bytes=7, tx_packets=1)
+
+
+def test_thinning_keeps_every_total(db: sqlite3.Connection) -> None:
+    kernel = Kernel(started_s=0)
+    folding = Folding(db, kernel.attachment, Namer())
+    for day in (0, 1, 200, 390, 401):
+        kernel.now_s = day * 86400 + 30
+        kernel.sends(day % 3, 1000 + day)
+        folding.take(kernel.read())
+        folding.commit()
+    now_s = BOOTED_S + 402 * 86400
+    # On the very edge: the first quarter of an hour that stays.
+    edge_s = int(now_s - KEEP_QUARTERS_S) // 86400 * 86400
+    db.execute("INSERT INTO quarter VALUES (?, 1, 1, -1, 'app', 1, 1000, 7, 0, 1, 0)", (edge_s,))
+    everything = kernel.total + Counters(rx_bytes=7, rx_packets=1)
+    thin(db, now_s)
+    thin(db, now_s)
+    assert total(db, "minute").tx_packets == 1
+    # That on the edge was received, and the three others were sent.
+    assert total(db, "quarter").tx_packets == 3
+    assert db.execute("SELECT count(*) FROM quarter WHERE begin_s = ?", (edge_s,)).fetchone() == (1,)
+    assert total(db, "quarter") + total(db, "day") == everything
+    (oldest,) = db.execute("SELECT min(begin_s) FROM quarter").fetchone()
+    assert oldest >= now_s - KEEP_QUARTERS_S - 86400
+    (oldest,) = db.execute("SELECT min(begin_s) FROM minute").fetchone()
+    assert oldest >= now_s - KEEP_MINUTES_S
 
 
 # --- the file ----------------------------------------------------------------------------------------------------

@@ -43,8 +43,10 @@ def counted(db: sqlite3.Connection) -> None:
     folding.commit()
 
 
-def keep(db: sqlite3.Connection, cycle: Cycle, zone: str = "UTC", since: datetime = NOW) -> None:
-    plans.keep(db, Plan("link:wwan0", "1MB", cycle, zone, since))
+def keep(
+    db: sqlite3.Connection, cycle: Cycle, zone: str = "UTC", since: datetime = NOW, used: str | None = None
+) -> None:
+    plans.keep(db, Plan("link:wwan0", "1MB", cycle, zone, since, used))
 
 
 def test_the_rows_of_each_grouping_add_up_to_the_link(db: sqlite3.Connection) -> None:
@@ -71,5 +73,5 @@ def test_days_are_those_of_the_plans_zone(db: sqlite3.Connection) -> None:
     assert use.cycle.span == use.judged.cycle
     assert use.cycle.link_bytes == use.judged.used_bytes == 301 + 1203 + 2 * 84
     assert not use.known_whole, "it began before counting did"
-    keep(db, Monthly(1), since=NOW)
+    keep(db, Monthly(1), since=NOW, used="0B")
     assert use_of_links(db, ("wwan0",), NOW, UTC)["wwan0"].known_whole, "the carrier has said what was used before"

@@ -97,7 +97,7 @@ def test_with_no_cellular_link_the_error_names_the_candidates_likeliest_first() 
     assert refusal.value.message == "no cellular link found"
     assert refusal.value.hint == (
         "interfaces here: usb0 (ethernet, up), eth0 (ethernet, up), eth1 (ethernet, down); "
-        "name one, as in: esimbpf top usb0; or try: esimbpf demo"
+        "name one of them; or try: esimbpf demo"
     )
 
 

@@ -84,7 +84,7 @@ def test_what_the_carrier_has_said_stands_for_what_was_counted_until_then(db: sq
 
 def test_what_is_left_rolls_over_from_a_cycle_that_was_known_from_its_beginning(db: sqlite3.Connection) -> None:
     moved(db, datetime(2026, 10, 5, tzinfo=UTC), 4 * GB)
-    assert plans.judged(db, plan(rollover=True), NOW).rolled_over_bytes == 6 * GB
+    assert plans.judged(db, plan(rollover=True, used="0B"), NOW).rolled_over_bytes == 6 * GB
     # Counting began in the middle of it, and nobody has said what had been used.
     unknown = plan(rollover=True, since=datetime(2026, 11, 2, tzinfo=UTC))
     assert plans.judged(db, unknown, NOW).rolled_over_bytes == 0
@@ -93,6 +93,26 @@ def test_what_is_left_rolls_over_from_a_cycle_that_was_known_from_its_beginning(
     said = plan(rollover=True, since=datetime(2026, 10, 20, tzinfo=UTC), used="7GB", counted_bytes=4 * GB)
     moved(db, datetime(2026, 10, 21, tzinfo=UTC), GB)
     assert plans.judged(db, said, NOW).rolled_over_bytes == 2 * GB
+
+
+def test_of_a_link_that_was_not_counted_nothing_is_made_up(db: sqlite3.Connection) -> None:
+    """Neither what is left over of a cycle, nor typical days, from what is known of another link."""
+    for ago in range(60):
+        moved(db, NOW - timedelta(days=ago), GB, link=2)
+    told = plans.judged(db, plan(rollover=True), NOW)
+    assert (told.rolled_over_bytes, told.typical_day_bytes, told.days_known) == (0, None, 0)
+
+
+def test_what_was_not_counted_of_a_cycle_is_said_unless_the_carrier_has_told(db: sqlite3.Connection) -> None:
+    begun = datetime(2026, 11, 14, 6, tzinfo=UTC)
+    moved(db, begun, GB)
+    moved(db, NOW, GB)
+    gap = ((NOW - timedelta(hours=30)).timestamp(), (NOW - timedelta(hours=27)).timestamp())
+    db.execute("INSERT INTO gap VALUES (?, ?, 1, 'down')", gap)
+    before_s = (begun - datetime(2026, 11, 1, tzinfo=UTC)).total_seconds()
+    assert plans.judged(db, plan(), NOW).gap_s == pytest.approx(before_s + 10800)
+    said = plan(since=NOW - timedelta(minutes=1), used="3GB")
+    assert plans.judged(db, said, NOW).gap_s == 0.0
 
 
 def test_a_travel_plan_begins_with_what_is_counted_first_and_is_over_after_its_days(db: sqlite3.Connection) -> None:
