@@ -104,16 +104,20 @@ class Daemon:
 
     def _reload(self) -> None:
         notify_reloading()
+        trouble = ""
         try:
             self._config = self._read_config()
             self._dispatcher.reload(self._config)
             if self._book:
                 self._book.use(self._config)
-            log("the configuration was read anew")
         except EsimbpfError as error:
-            log(f"the configuration stays as it was: {error.message}", "warning")
-        # Quotas may have changed as well.
+            trouble = error.message
+        # Quotas may have changed as well; what is said now holds.
         self._fold()
+        if trouble:
+            log(f"the configuration stays as it was: {trouble}", "warning")
+        else:
+            log("the configuration was read anew")
         notify("READY=1")
 
     # -- what is attached --------------------------------------------------------
