@@ -23,7 +23,7 @@ from esimbpf.journal import log, notify, notify_reloading
 from esimbpf.kernel import pins
 from esimbpf.kernel.links import FoundLink, LinkMonitor, cellular_links, choose, list_links
 from esimbpf.kernel.pins import About, PinnedEngine
-from esimbpf.ledger import outbox, quotas
+from esimbpf.ledger import outbox, plans, quotas
 from esimbpf.ledger.database import FILE_NAME, check_version, connect, said, transaction
 from esimbpf.ledger.fold import Folding, thin
 from esimbpf.pace import Pace
@@ -40,6 +40,7 @@ __all__ = ["Daemon"]
 _THIN_EVERY_S: Final = 3600.0
 _STEP_NS: Final = 2 * 10**9
 """By so much the wall clock does not drift between two foldings: it was set."""
+_JUDGE_PLANS_EVERY_S: Final = 60.0
 _JUMP_NS: Final = 3600 * 10**9
 _TRUSTED_AFTER_NS: Final = 86400 * 10**9
 
@@ -256,6 +257,7 @@ class _Book:
         self._trouble = ""
         self._services: tuple[Service, ...] = ()
         self._standings: list[Standing] | None = None
+        self._plans_judged = datetime.fromtimestamp(0, UTC)
         self.happened: list[events.Event] = []
         """Events to be written down with what is folded next."""
         try:
@@ -263,6 +265,7 @@ class _Book:
                 self._inode = os.stat(self._path).st_ino
                 self.begun_anew = self._db.execute("SELECT count(*) FROM attachment").fetchone() == (0,)
                 """Nothing was in it when it was opened."""
+                self._last_app = self._apps_met = self._db.execute("SELECT coalesce(max(id), 0) FROM app").fetchone()[0]
                 self._folding = Folding(self._db, attachment_of(engine.about), Namer(config.apps))
                 self._reader = reader_of(engine, owns_slots=True)
         except BaseException:
@@ -297,7 +300,7 @@ class _Book:
         with said(self._path):
             check_version(self._db, self._path)
             self._folding.commit(lambda: self._judge(now, before))
-            self.happened = []
+            self.happened, self._last_app = [], self._apps_met
             self._reader.take_back()
             if self._standings is not None:
                 self._enforcer.apply(self._db, self._standings, before, after, self._services)
@@ -309,7 +312,7 @@ class _Book:
     def _judge(self, now: datetime, counted: Mapping[str, int]) -> None:
         """Say how quotas stand by what is being folded in, and write down with it what is to be told of them."""
         zone, configured = local_zone(), self._config.quotas
-        for happened in self.happened:
+        for happened in (*self.happened, *self._new_apps(now), *self._levels_of_plans(now)):
             outbox.post(self._db, happened)
         try:
             with transaction(self._db):
@@ -338,6 +341,40 @@ class _Book:
         else:
             self._trouble = ""
             self._standings = standings
+
+    def _new_apps(self, now: datetime) -> list[events.Event]:
+        """Of the apps that the ledger has met with what is being folded in."""
+        rows = self._db.execute("SELECT id, name FROM app WHERE id > ? ORDER BY id", (self._last_app,)).fetchall()
+        self._apps_met = rows[-1][0] if rows else self._last_app
+        return [events.Event(type=events.EventType.APP_FIRST_SEEN, time=now, app=name) for _, name in rows]
+
+    def _levels_of_plans(self, now: datetime) -> list[events.Event]:
+        """Of the plans whose levels are reached; that a level is told once in a cycle, the outbox sees to."""
+        if abs((now - self._plans_judged).total_seconds()) < _JUDGE_PLANS_EVERY_S:
+            return []
+        self._plans_judged = now
+        told = []
+        for plan in plans.kept(self._db):
+            stands = plans.judged(self._db, plan, now)
+            if stands.cycle is None:
+                continue
+            reached = [(events.EventType.PLAN_WARNING, level) for level in stands.warnings]
+            if stands.used_bytes >= stands.allowance_bytes:
+                reached.append((events.EventType.PLAN_EXHAUSTED, LIMIT))
+            told += [
+                events.Event(
+                    type=kind,
+                    time=now,
+                    plan=plan.target,
+                    level_percent=level,
+                    used_bytes=stands.used_bytes,
+                    limit_bytes=stands.allowance_bytes,
+                    period_begin=stands.cycle.begin,
+                    period_end=stands.cycle.end,
+                )
+                for kind, level in reached
+            ]
+        return told
 
     def note_missed(self, link: str) -> None:
         """A link was there and not counted since the last folding."""

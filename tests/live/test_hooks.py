@@ -35,8 +35,10 @@ from esimbpf.ledger import outbox
 from esimbpf.ledger.database import connect, transaction
 from esimbpf.ledger.outbox import RETRY_AFTER_S
 from esimbpf.text import original, printable
+from tests.live import attached
 from tests.live.booted import Booted
 from tests.live.netlab import Lab
+from tests.live.traffic import udp
 from tests.live.watching import esimbpf
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -741,3 +743,59 @@ def test_notify_desktop_fails_where_nobody_is_logged_in(place: Path) -> None:
     done = notified(place, EventType.LINK_UP)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "nobody is logged in to a desktop\n"
+
+
+# --- with the daemon ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("own_pins")
+def test_each_level_of_a_quota_is_told_once_whenever_the_daemon_is_killed(lab: Lab, place: Path) -> None:
+    """While traffic goes on; the level is written down with the use that has reached it."""
+    seen, state = place / "seen", place / "state"
+    hook = script(place / "hook", f'printf "%s %s\\n" "$ESIMBPF_EVENT" "$ESIMBPF_LEVEL_PERCENT" >> {seen}')
+    rules = place / "config.toml"
+    rules.write_text(f'[[hook]]\ncommand = ["{hook}"]\nevents = ["quota.*"]\nuser = "root"\n')
+    words = ("--netns", lab.device.name, "--config", str(rules), "--state-dir", str(state), "daemon", "wwan0")
+    with attached.daemon(lab, state, "--config", str(rules)) as process:
+        attached.command(
+            lab,
+            *("--state-dir", str(state), "quota", "add", "all", "--all", "--limit", "1MB", "--per", "once"),
+            *("--warn", "20,50,80", "--do", "notify"),
+        )
+        attached.end(process)
+    chance = random.Random(3)
+    for _ in range(KILLS):
+        with subprocess.Popen(
+            esimbpf(*words, "--fold-every", "1"), env=attached.ENVIRONMENT, stderr=subprocess.DEVNULL
+        ) as process:
+            udp(lab, up=5, down=6)
+            time.sleep(chance.uniform(0.1, 0.6))
+            process.kill()
+    with attached.daemon(lab, state, "--config", str(rules)) as process:
+        deadline = time.monotonic() + PATIENCE_S
+        while len(told := seen.read_text().splitlines() if seen.exists() else []) < 4:
+            assert time.monotonic() < deadline, told
+            time.sleep(0.1)
+        attached.end(process)
+    assert seen.read_text().splitlines() == [
+        *(f"quota.warning {level}" for level in (20, 50, 80)),
+        "quota.exceeded 100",
+    ]
+
+
+@pytest.mark.usefixtures("own_pins")
+def test_new_apps_plans_and_links_are_told(lab: Lab, place: Path) -> None:
+    state = place / "state"
+    plan = ("--allowance", "10kB", "--cycle", "monthly:1", "--warn", "50")
+    attached.command(lab, "--state-dir", str(state), "plan", "set", "wwan0", *plan)
+    for _ in range(2):
+        with attached.daemon(lab, state) as process:
+            udp(lab, up=40)
+            attached.end(process)
+    with closing(connect(state)) as db:
+        told = [(posted.event.type.value, posted.event.subject) for posted in outbox.recent(db)]
+    assert sorted(told) == [
+        ("app.first-seen", "app:puppet.py"),
+        ("plan.exhausted", "plan:link:wwan0"),
+        ("plan.warning", "plan:link:wwan0"),
+    ]
