@@ -10,6 +10,7 @@ from esimbpf import config
 from esimbpf.apps import Rule
 from esimbpf.config import Config
 from esimbpf.errors import CannotError, UsageError
+from esimbpf.hooks import Hook
 from esimbpf.quota import Action, App, Quota, QuotaPer, Then
 
 TWO_RULES = """
@@ -145,4 +146,5 @@ def test_the_example_in_the_docstring_is_one() -> None:
         quotas=(
             Quota(*("backup", App("Backup"), "1GB", QuotaPer.DAY, Action(Then.BLOCK)), place="[[quota]] number 1"),
         ),
+        hooks=(Hook("tell-me", ("/usr/local/bin/tell-me", "--quietly"), events=("quota.*", "plan.exhausted")),),
     )
