@@ -5,6 +5,7 @@ All counters are billable bytes and packets. Times are seconds since the Unix ep
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -312,8 +313,7 @@ def connect(state_dir: Path, read_only: bool = False) -> sqlite3.Connection:
                 ) from error
         else:
             state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-            # Who used the network when is nobody else's business.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            _make(path)
         # Where nothing can be written, SQLite cannot even note that it reads; but then nothing changes either.
         immutable = read_only and os.statvfs(path).f_flag & os.ST_RDONLY
         db = sqlite3.connect(
@@ -336,6 +336,25 @@ def empty() -> sqlite3.Connection:
     for _, migrate in MIGRATIONS:
         migrate(db)
     return db
+
+
+def _make(path: Path) -> None:
+    """Make the file if it is not there, and see that it can be written; OSError.
+
+    One that is there is not opened for that: closing it would take SQLite's locks from whoever in this process has it
+    open (fcntl_locking(2)), and another process would then remove the log that is still in use.
+    """
+    try:
+        # Who used the network when is nobody else's business.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        number = 0
+        if path.is_dir():
+            number = errno.EISDIR
+        elif not os.access(path, os.W_OK):
+            number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+        if number:
+            raise OSError(number, os.strerror(number)) from None
 
 
 def check_version(db: sqlite3.Connection, path: Path) -> int:

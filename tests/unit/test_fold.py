@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -469,3 +471,18 @@ def test_a_ledger_that_another_holds_is_said_to_be_locked(tmp_path: Path) -> Non
             other.execute("BEGIN IMMEDIATE")
         with suppress(sqlite3.Error):
             one.execute("ROLLBACK")
+
+
+def test_opening_it_again_takes_no_locks_from_who_has_it_open(tmp_path: Path) -> None:
+    """Else another process that closes it would take itself for the last one, and remove the log in use."""
+    write = (
+        "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute(\"INSERT INTO app (name) VALUES ('x')\")"
+    )
+    with closing(connect(tmp_path)) as db:
+        db.execute("INSERT INTO app (name) VALUES ('before')")
+        connect(tmp_path).close()
+        subprocess.run(
+            [sys.executable, "-c", f"{write}; db.commit(); db.close()", str(tmp_path / FILE_NAME)], check=True
+        )
+        assert (tmp_path / f"{FILE_NAME}-wal").exists()
+        assert db.execute("SELECT name FROM app ORDER BY id").fetchall() == [("before",), ("x",)]
