@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -40,7 +40,11 @@ __all__ = ["Daemon"]
 _THIN_EVERY_S: Final = 3600.0
 _STEP_NS: Final = 2 * 10**9
 """By so much the wall clock does not drift between two foldings: it was set."""
-_JUDGE_PLANS_EVERY_S: Final = 60.0
+_LOOK_EVERY_S: Final = 60.0
+"""How often it is looked whether there is anything to tell of plans, and of apps that use much."""
+_RAPID: Final = timedelta(minutes=5)
+_RAPID_BYTES: Final = 100_000_000
+"""So much in so short a time is rapid use."""
 _JUMP_NS: Final = 3600 * 10**9
 _TRUSTED_AFTER_NS: Final = 86400 * 10**9
 
@@ -257,7 +261,7 @@ class _Book:
         self._trouble = ""
         self._services: tuple[Service, ...] = ()
         self._standings: list[Standing] | None = None
-        self._plans_judged = datetime.fromtimestamp(0, UTC)
+        self._looked = datetime.fromtimestamp(0, UTC)
         self.happened: list[events.Event] = []
         """Events to be written down with what is folded next."""
         try:
@@ -312,7 +316,11 @@ class _Book:
     def _judge(self, now: datetime, counted: Mapping[str, int]) -> None:
         """Say how quotas stand by what is being folded in, and write down with it what is to be told of them."""
         zone, configured = local_zone(), self._config.quotas
-        for happened in (*self.happened, *self._new_apps(now), *self._levels_of_plans(now)):
+        happened_now = [*self.happened, *self._new_apps(now)]
+        if abs((now - self._looked).total_seconds()) >= _LOOK_EVERY_S:
+            self._looked = now
+            happened_now += [*self._levels_of_plans(now), *self._rapid_use(now)]
+        for happened in happened_now:
             outbox.post(self._db, happened)
         try:
             with transaction(self._db):
@@ -350,9 +358,6 @@ class _Book:
 
     def _levels_of_plans(self, now: datetime) -> list[events.Event]:
         """Of the plans whose levels are reached; that a level is told once in a cycle, the outbox sees to."""
-        if abs((now - self._plans_judged).total_seconds()) < _JUDGE_PLANS_EVERY_S:
-            return []
-        self._plans_judged = now
         told = []
         for plan in plans.kept(self._db):
             stands = plans.judged(self._db, plan, now)
@@ -375,6 +380,28 @@ class _Book:
                 for kind, level in reached
             ]
         return told
+
+    def _rapid_use(self, now: datetime) -> list[events.Event]:
+        """Of the apps that have used much in the last minutes; told once an hour of each."""
+        begin = now - _RAPID
+        hour = now.replace(minute=0, second=0, microsecond=0)
+        rows = self._db.execute(
+            "SELECT app.name, sum(rx_bytes) + sum(tx_bytes) AS used FROM minute JOIN app ON app.id = app_id "
+            "WHERE kind = 'app' AND begin_s >= ? GROUP BY app_id HAVING used >= ?",
+            (int(begin.timestamp()), _RAPID_BYTES),
+        )
+        return [
+            events.Event(
+                type=events.EventType.APP_RAPID_USE,
+                time=now,
+                app=app,
+                used_bytes=used,
+                limit_bytes=_RAPID_BYTES,
+                period_begin=hour,
+                period_end=hour + timedelta(hours=1),
+            )
+            for app, used in rows
+        ]
 
     def note_missed(self, link: str) -> None:
         """A link was there and not counted since the last folding."""

@@ -4,7 +4,7 @@
     quota.reset      a quota's next period has begun
     plan.warning     a plan's use has reached a level      plan.exhausted   its allowance is used up
     app.first-seen   an app has used a link for the first time, ever
-    app.rapid-use    an app uses much in a short time
+    app.rapid-use    an app has used 100 MB in five minutes; told once an hour
     link.up          a link is counted (again)             link.down        it is gone
     tracer.gap       for some time nothing was counted
 
