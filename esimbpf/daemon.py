@@ -258,7 +258,7 @@ class _Book:
         self._clock_ns: int | None = None
         self._thin_from_ns = 0
         self._attach_id = engine.about.attach_id
-        self._trouble = ""
+        self._trouble = self._refused = ""
         self._services: tuple[Service, ...] = ()
         self._standings: list[Standing] | None = None
         self._looked = datetime.fromtimestamp(0, UTC)
@@ -306,12 +306,25 @@ class _Book:
             self._folding.commit(lambda: self._judge(now, before))
             self.happened, self._last_app = [], self._apps_met
             self._reader.take_back()
-            if self._standings is not None:
-                self._enforcer.apply(self._db, self._standings, before, after, self._services)
+            self._enforce(before, after)
             now_s = time.time()
             if abs(now_s - self._thinned_s) >= _THIN_EVERY_S and snapshot.boottime_ns >= self._thin_from_ns:
                 thin(self._db, now_s)
                 self._thinned_s = now_s
+
+    def _enforce(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
+        """Let the kernel go by how the quotas stand; where it has no room for that, what it has had holds on."""
+        if self._standings is None:
+            return
+        try:
+            self._enforcer.apply(self._db, self._standings, before, after, self._services)
+        except (EsimbpfError, OSError) as error:
+            words = error.message if isinstance(error, EsimbpfError) else f"the kernel refuses them: {error.strerror}"
+            if words != self._refused:
+                log(f"quotas hold as before: {words}", "error")
+            self._refused = words
+        else:
+            self._refused = ""
 
     def _judge(self, now: datetime, counted: Mapping[str, int]) -> None:
         """Say how quotas stand by what is being folded in, and write down with it what is to be told of them."""

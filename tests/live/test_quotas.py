@@ -247,10 +247,10 @@ def quota(lab: Lab, state_dir: Path, *words: str) -> None:
     command(lab, "--state-dir", str(state_dir), "quota", *words)
 
 
-def told(lab: Lab, state_dir: Path, name: str) -> dict[str, Any]:
+def told(lab: Lab, state_dir: Path, name: str, *before: str) -> dict[str, Any]:
     """How a quota stands."""
     line: dict[str, Any] = json.loads(
-        command(lab, "--state-dir", str(state_dir), "quota", "show", name, "--json").stdout
+        command(lab, *before, "--state-dir", str(state_dir), "quota", "show", name, "--json").stdout
     )
     return line
 
@@ -432,3 +432,20 @@ def test_a_throttled_app_gets_the_rate_and_no_more(
 def blocked_in_all() -> Counters:
     with PinnedEngine() as engine, KernelQuotas(engine) as quotas:
         return sum(quotas.blocked().values(), NOTHING)
+
+
+def test_more_quotas_than_the_kernel_has_room_for_are_told_and_the_daemon_goes_on(
+    lab: Lab, tmp_path: Path, unique: Path
+) -> None:
+    """Nine of the same executable: each alone would do, by its path and as an app."""
+    rules, state = tmp_path / "config.toml", tmp_path / "state"
+    limits = [f'[[quota]]\nname = "{n}"\nlimit = "1GB"\nper = "day"\ndo = "notify"\n' for n in range(10)]
+    named = [f'exe = "{unique}"\n'] * 5 + ['app = "limited"\n'] * 5
+    rules.write_text("".join(limit + name for limit, name in zip(limits, named, strict=True)))
+    with daemon(lab, state, "--config", str(rules)) as process:
+        Puppet.start(lab.device, str(unique), "-IS", PUPPET).udp().do(
+            "send_datagrams", [lab.link.network_ip, 9], [SIZE] * 3
+        )
+        assert "more than 8 quotas name the same" in said(process, "quotas hold as before")
+        end(process)
+    assert told(lab, state, "9", "--config", str(rules))["used_bytes"] == 3 * (SIZE + HEADER)
