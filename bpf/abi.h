@@ -190,11 +190,8 @@ enum quota_counts {
 	QUOTA_COUNTS_SENT = 1 << 1,
 };
 
-/*
- * What a quota allows. Written by the controller while the packet path reads
- * it, eight bytes at a time, so that each of them holds or its successor does.
- */
-struct quota_rule {
+/* What a quota allows. */
+struct quota_terms {
 	__u64 stop_at_bytes;	/* the value of quota_use.bytes at which it is used up; ~0: never */
 	__u64 bytes_per_s;	/* from then on, of QUOTA_THROTTLE */
 	__u64 burst_ns;		/* what may pass at once then, as time at that rate */
@@ -204,7 +201,17 @@ struct quota_rule {
 	__u8 whole;		/* of everybody without exception, the kernel and forwarded packets too */
 	__u8 padding;
 };
-_Static_assert(sizeof(struct quota_rule) == 32, "struct quota_rule");
+_Static_assert(sizeof(struct quota_terms) == 32, "struct quota_terms");
+
+/*
+ * Written by the controller while the packet path reads: always the terms that
+ * do not hold, which then hold in one step.
+ */
+struct quota_rule {
+	struct quota_terms terms[2];
+	__u64 current;
+};
+_Static_assert(sizeof(struct quota_rule) == 72, "struct quota_rule");
 
 /* How far it is used; only ever added to, by the packet path. */
 struct quota_use {
@@ -214,13 +221,22 @@ struct quota_use {
 };
 _Static_assert(sizeof(struct quota_use) == 32, "struct quota_use");
 
-/* Whom quotas are about: the value of an executable, a cgroup, a user, and of everybody. */
+/* The quotas that name one executable, cgroup or user, or everybody. */
 struct quota_set {
 	__u16 quotas[QUOTAS_PER_SET];
 	__u32 count;
 	__u32 spared;		/* a bit for each of everybody's that does not apply to this one */
 };
 _Static_assert(sizeof(struct quota_set) == 24, "struct quota_set");
+
+/*
+ * Under even epochs and under odd ones: the controller writes, of all that is
+ * named, what will hold under the next epoch, which then holds in one step.
+ */
+struct quota_sets {
+	struct quota_set under[2];
+};
+_Static_assert(sizeof(struct quota_sets) == 48, "struct quota_sets");
 
 struct exe_key {
 	__u64 inode;
@@ -237,7 +253,11 @@ struct name_key {
 };
 _Static_assert(sizeof(struct name_key) == NAME_BYTES, "struct name_key");
 
-/* The quotas that apply to a slot's process, found when it moves its first packet under an epoch. */
+/*
+ * The quotas that apply to a slot's process. Each CPU finds them for itself when
+ * the process moves its first packet there under an epoch, so that none reads
+ * what another is writing.
+ */
 struct slot_quotas {
 	__u32 epoch;
 	__u32 count;
@@ -246,6 +266,14 @@ struct slot_quotas {
 	__u32 revision;		/* of its process's record, that this is about */
 };
 _Static_assert(sizeof(struct slot_quotas) == 48, "struct slot_quotas");
+
+/* What one entry of their map holds; the number of slots is a multiple of it. */
+#define QUOTAS_PER_BLOCK 64
+
+struct quotas_block {
+	struct slot_quotas quotas[QUOTAS_PER_BLOCK];
+};
+_Static_assert(sizeof(struct quotas_block) == 3072, "struct quotas_block");
 
 /* The cgroups in which a slot's process is, its own first. */
 struct ancestry {

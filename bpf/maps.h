@@ -150,9 +150,9 @@ struct {
 } deliveries SEC(".maps");
 
 /*
- * What quotas allow, and how far they are used; the controller maps the first
- * into its memory, and writes it there.
- * Memory: 64 B x 4096.
+ * What quotas allow, and how far they are used; the controller maps both into
+ * its memory, and writes the first there.
+ * Memory: 104 B x 4096.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -174,14 +174,14 @@ struct {
  * Whom quotas name. Written by the controller, read when a process moves its
  * first packet under an epoch. The controller refuses a quota that finds no
  * room, so that none is left out silently.
- * Memory: about 100 B x what is named.
+ * Memory: about 130 B x what is named.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 4 * MAX_QUOTAS);
 	__type(key, struct exe_key);
-	__type(value, struct quota_set);
+	__type(value, struct quota_sets);
 } quota_exes SEC(".maps");
 
 struct {
@@ -189,7 +189,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 4 * MAX_QUOTAS);
 	__type(key, __u64);
-	__type(value, struct quota_set);
+	__type(value, struct quota_sets);
 } quota_cgroups SEC(".maps");
 
 struct {
@@ -197,7 +197,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, MAX_QUOTAS);
 	__type(key, __u32);
-	__type(value, struct quota_set);
+	__type(value, struct quota_sets);
 } quota_users SEC(".maps");
 
 /* Single processes: those of an app that shares its executable with others, as scripts do. */
@@ -206,7 +206,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 4 * MAX_QUOTAS);
 	__type(key, struct process_key);
-	__type(value, struct quota_set);
+	__type(value, struct quota_sets);
 } quota_processes SEC(".maps");
 
 struct {
@@ -214,26 +214,27 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, MAX_QUOTAS);
 	__type(key, struct name_key);
-	__type(value, struct quota_set);
+	__type(value, struct quota_sets);
 } quota_names SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct quota_set);
+	__type(value, struct quota_sets);
 } quota_everybody SEC(".maps");
 
 /*
- * The quotas of each slot's process.
- * Memory: 48 B x slots.
+ * The quotas of each slot's process, in blocks as the usage is. One entry where
+ * no quotas are enforced.
+ * Memory: 48 B x CPUs x slots.
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1024);
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1024 / QUOTAS_PER_BLOCK);
 	__type(key, __u32);
-	__type(value, struct slot_quotas);
-} slots_quotas SEC(".maps");
+	__type(value, struct quotas_block);
+} quotas_blocks SEC(".maps");
 
 /*
  * The cgroups of each slot's process, written with its record.
@@ -286,12 +287,18 @@ static __always_inline struct ancestry *ancestry_of(__u32 slot)
 
 static __always_inline struct slot_quotas *quotas_of(__u32 slot)
 {
-	return bpf_map_lookup_elem(&slots_quotas, &slot);
+	__u32 block_number = slot / QUOTAS_PER_BLOCK;
+	struct quotas_block *block = bpf_map_lookup_elem(&quotas_blocks, &block_number);
+
+	return block ? &block->quotas[slot % QUOTAS_PER_BLOCK] : NULL;
 }
 
-static __always_inline struct quota_rule *quota_rule_at(__u32 quota)
+/* The terms that hold now. */
+static __always_inline struct quota_terms *quota_terms_of(__u32 quota)
 {
-	return bpf_map_lookup_elem(&quota_rules, &quota);
+	struct quota_rule *rule = bpf_map_lookup_elem(&quota_rules, &quota);
+
+	return rule ? &rule->terms[*(volatile __u64 *)&rule->current & 1] : NULL;
 }
 
 static __always_inline struct quota_use *quota_use_at(__u32 quota)
@@ -299,32 +306,32 @@ static __always_inline struct quota_use *quota_use_at(__u32 quota)
 	return bpf_map_lookup_elem(&quota_uses, &quota);
 }
 
-static __always_inline struct quota_set *quotas_of_exe(const struct exe_key *key)
+static __always_inline struct quota_sets *quotas_of_exe(const struct exe_key *key)
 {
 	return bpf_map_lookup_elem(&quota_exes, key);
 }
 
-static __always_inline struct quota_set *quotas_of_cgroup(__u64 cgroup)
+static __always_inline struct quota_sets *quotas_of_cgroup(__u64 cgroup)
 {
 	return bpf_map_lookup_elem(&quota_cgroups, &cgroup);
 }
 
-static __always_inline struct quota_set *quotas_of_user(__u32 uid)
+static __always_inline struct quota_sets *quotas_of_user(__u32 uid)
 {
 	return bpf_map_lookup_elem(&quota_users, &uid);
 }
 
-static __always_inline struct quota_set *quotas_of_process(const struct process_key *key)
+static __always_inline struct quota_sets *quotas_of_process(const struct process_key *key)
 {
 	return bpf_map_lookup_elem(&quota_processes, key);
 }
 
-static __always_inline struct quota_set *quotas_of_name(const struct name_key *key)
+static __always_inline struct quota_sets *quotas_of_name(const struct name_key *key)
 {
 	return bpf_map_lookup_elem(&quota_names, key);
 }
 
-static __always_inline struct quota_set *quotas_of_everybody(void)
+static __always_inline struct quota_sets *quotas_of_everybody(void)
 {
 	__u32 only = 0;
 

@@ -46,12 +46,34 @@ static __always_inline void add_to(__u64 *counter, __u64 amount)
 
 /* --- which quotas apply ----------------------------------------------------- */
 
-/* Adds a quota to a slot's, once. */
-__noinline int add_quota(__u32 slot, __u32 quota)
+#define SENT_BIT (1 << 8)
+#define SERVICE_BIT (1 << 9)
+#define LINK_OF(way) ((way) & (SENT_BIT - 1))
+
+/* The way of a packet: a link's number, SENT_BIT, and SERVICE_BIT if it is of a service that the saver mode leaves open. */
+
+/* Whether a quota is used up and blocks what goes that way. */
+__noinline int blocks(__u32 quota, __u32 way)
+{
+	struct quota_terms *terms = quota_terms_of(quota);
+	struct quota_use *use = quota_use_at(quota);
+
+	if ((way & SERVICE_BIT) && quota == SAVER_QUOTA)
+		return 0;
+	return terms && use && terms->action == QUOTA_BLOCK && (terms->links >> (LINK_OF(way) & 31) & 1) &&
+	       use->bytes >= terms->stop_at_bytes;
+}
+
+#define TO_FIND (~0U)
+
+/* Adds a quota to a slot's, once; for a way, says instead whether it blocks that. */
+__noinline int consider(__u32 slot, __u32 quota, __u32 way)
 {
 	struct slot_quotas *found = quotas_of(slot);
 	int i;
 
+	if (way != TO_FIND)
+		return blocks(quota, way);
 	if (!found)
 		return 0;
 	for (i = 0; i < QUOTAS_PER_PROCESS; i++) {
@@ -68,10 +90,16 @@ __noinline int add_quota(__u32 slot, __u32 quota)
 
 enum named_by { BY_CGROUP, BY_EXE, BY_USER, BY_PROCESS, BY_NAME };
 
-/* Adds those that name what a slot's process is; gives which of everybody's do not apply to it. */
-__noinline __u32 add_quotas_named(__u32 slot, __u32 by, __u64 cgroup)
+#define ONE_BLOCKS (1U << 31)
+
+/*
+ * Considers those that name what a slot's process is. Gives which of everybody's
+ * do not apply to it, and ONE_BLOCKS.
+ */
+__noinline __u32 consider_named(__u32 slot, __u32 by, __u64 cgroup, __u32 way, __u32 epoch)
 {
 	struct process *process = process_at(slot);
+	struct quota_sets *sets;
 	struct quota_set *set;
 	struct process_key key = {};
 	struct name_key name = {};
@@ -83,74 +111,89 @@ __noinline __u32 add_quotas_named(__u32 slot, __u32 by, __u64 cgroup)
 	if (by == BY_PROCESS) {
 		key.start_ns = process->start_ns;
 		key.tgid = process->tgid;
-		set = quotas_of_process(&key);
+		sets = quotas_of_process(&key);
 	} else if (by == BY_NAME) {
 		bpf_probe_read_kernel_str(name.name, sizeof(name.name), process->exe);
-		set = quotas_of_name(&name);
+		sets = quotas_of_name(&name);
 	} else if (by == BY_EXE) {
 		exe.inode = process->exe_inode;
 		exe.device = process->exe_device;
-		set = quotas_of_exe(&exe);
+		sets = quotas_of_exe(&exe);
 	} else if (by == BY_USER) {
-		set = quotas_of_user(process->uid);
+		sets = quotas_of_user(process->uid);
 	} else {
-		set = quotas_of_cgroup(cgroup);
+		sets = quotas_of_cgroup(cgroup);
 	}
-	if (!set)
+	if (!sets)
 		return 0;
+	set = &sets->under[epoch & 1];
 	for (i = 0; i < QUOTAS_PER_SET; i++) {
 		if (i >= set->count)
 			break;
-		add_quota(slot, set->quotas[i]);
+		if (consider(slot, set->quotas[i], way))
+			return ONE_BLOCKS;
 	}
 	return set->spared;
 }
 
-__noinline int add_quotas_of_everybody(__u32 slot, __u32 spared)
+__noinline int consider_everybodys(__u32 slot, __u32 spared, __u32 way, __u32 epoch)
 {
-	struct quota_set *set = quotas_of_everybody();
+	struct quota_sets *sets = quotas_of_everybody();
+	struct quota_set *set;
 	int i;
 
-	if (!set)
+	if (!sets)
 		return 0;
+	set = &sets->under[epoch & 1];
 	for (i = 0; i < QUOTAS_PER_SET; i++) {
 		if (i >= set->count)
 			break;
-		if (!(spared >> i & 1))
-			add_quota(slot, set->quotas[i]);
+		if (!(spared >> i & 1) && consider(slot, set->quotas[i], way))
+			return 1;
 	}
 	return 0;
 }
 
-/*
- * Finds the quotas of a slot's process anew. Another CPU may do so at the same
- * time, and comes to the same; `epoch` is written last.
- */
-__noinline int find_quotas(__u32 slot)
+/* Considers all quotas that apply to a slot's process; 1 if one of them blocks the way. */
+__noinline int consider_all(__u32 slot, __u32 way, __u32 epoch)
 {
-	__u32 epoch = watched.quota_epoch, spared = 0;
-	struct slot_quotas *found = quotas_of(slot);
 	struct ancestry *ancestry = ancestry_of(slot);
-	struct slot *state = slot_at(slot);
+	__u32 spared = 0;
 	int i;
 
-	if (!found || !ancestry || !state)
+	if (slot >= FIRST_PROCESS_SLOT && ancestry) {
+		spared |= consider_named(slot, BY_EXE, 0, way, epoch);
+		spared |= consider_named(slot, BY_USER, 0, way, epoch);
+		spared |= consider_named(slot, BY_PROCESS, 0, way, epoch);
+		spared |= consider_named(slot, BY_NAME, 0, way, epoch);
+		for (i = 0; i < ANCESTORS; i++) {
+			if (!ancestry->cgroups[i])
+				break;
+			spared |= consider_named(slot, BY_CGROUP, ancestry->cgroups[i], way, epoch);
+		}
+	}
+	return spared & ONE_BLOCKS || consider_everybodys(slot, spared, way, epoch);
+}
+
+/* Whether what this CPU knows of a slot's quotas is of its present process and of an epoch. */
+static __always_inline bool are_known(const struct slot_quotas *quotas, const struct slot *state, __u32 epoch)
+{
+	return quotas->epoch == epoch && quotas->generation == state->generation &&
+	       quotas->revision == state->revision;
+}
+
+/* Finds the quotas of a slot's process anew. */
+__noinline int find_quotas(__u32 slot, __u32 epoch)
+{
+	struct slot_quotas *found = quotas_of(slot);
+	struct slot *state = slot_at(slot);
+
+	if (!found || !state)
 		return 0;
 	found->generation = state->generation;
 	found->revision = state->revision;
 	found->count = 0;
-	if (slot >= FIRST_PROCESS_SLOT) {
-		spared |= add_quotas_named(slot, BY_EXE, 0);
-		spared |= add_quotas_named(slot, BY_USER, 0);
-		spared |= add_quotas_named(slot, BY_PROCESS, 0);
-		spared |= add_quotas_named(slot, BY_NAME, 0);
-		for (i = 0; i < ANCESTORS; i++) {
-			if (!ancestry->cgroups[i])
-				break;
-			spared |= add_quotas_named(slot, BY_CGROUP, ancestry->cgroups[i]);
-		}
-	}
-	add_quotas_of_everybody(slot, spared);
+	consider_all(slot, TO_FIND, epoch);
 	found->epoch = epoch;
 	return 0;
 }
@@ -164,13 +207,13 @@ __noinline int find_quotas(__u32 slot)
  */
 __noinline int within_rate(__u32 quota, __u64 bytes, __u32 direction)
 {
-	struct quota_rule *rule = quota_rule_at(quota);
+	struct quota_terms *terms = quota_terms_of(quota);
 	struct quota_use *use = quota_use_at(quota);
 	__u64 now = bpf_ktime_get_ns(), free_at, rate;
 
-	if (!rule || !use)
+	if (!terms || !use)
 		return 1;
-	rate = rule->bytes_per_s;
+	rate = terms->bytes_per_s;
 	if (!rate)
 		return 0;
 	free_at = use->free_at_ns[direction & 1];
@@ -178,8 +221,8 @@ __noinline int within_rate(__u32 quota, __u64 bytes, __u32 direction)
 		use->free_at_ns[direction & 1] = now;
 	else if (free_at > now)
 		return 0;
-	else if (now - free_at > rule->burst_ns)
-		use->free_at_ns[direction & 1] = now - rule->burst_ns;
+	else if (now - free_at > terms->burst_ns)
+		use->free_at_ns[direction & 1] = now - terms->burst_ns;
 	add_to(&use->free_at_ns[direction & 1], bytes * NS_PER_S / rate);
 	return 1;
 }
@@ -198,51 +241,56 @@ enum verdict {
  */
 __noinline int charge(__u32 quota, __u32 link, __u64 bytes, __u64 last, __u32 direction)
 {
-	struct quota_rule *rule = quota_rule_at(quota);
+	struct quota_terms *terms = quota_terms_of(quota);
 	struct quota_use *use = quota_use_at(quota);
 	__u64 stop_at, before;
 
-	if (!rule || !use || !(rule->links >> (link & 31) & 1))
+	if (!terms || !use || !(terms->links >> (link & 31) & 1))
 		return PASSES;
-	if (rule->counts & (direction ? QUOTA_COUNTS_SENT : QUOTA_COUNTS_RECEIVED)) {
+	if (terms->counts & (direction ? QUOTA_COUNTS_SENT : QUOTA_COUNTS_RECEIVED)) {
 		/* What is received for everybody has been counted where it came in. */
-		if (direction || !rule->whole)
+		if (direction || !terms->whole)
 			add_to(&use->bytes, bytes);
 	} else {
 		bytes = last = 0;
 	}
-	stop_at = *(volatile __u64 *)&rule->stop_at_bytes;
+	stop_at = *(volatile __u64 *)&terms->stop_at_bytes;
 	before = *(volatile __u64 *)&use->bytes - bytes;
 	if (stop_at == NEVER || before + (bytes - last) < stop_at)
 		return PASSES;
-	if (rule->action == QUOTA_BLOCK)
+	if (terms->action == QUOTA_BLOCK)
 		return before < stop_at ? TOO_LARGE : BLOCKED;
-	if (rule->action == QUOTA_THROTTLE)
+	if (terms->action == QUOTA_THROTTLE)
 		return within_rate(quota, bytes, direction) ? PASSES : TOO_LARGE;
 	return PASSES;
 }
 
 __noinline int refund(__u32 quota, __u32 link, __u64 bytes)
 {
-	struct quota_rule *rule = quota_rule_at(quota);
+	struct quota_terms *terms = quota_terms_of(quota);
 	struct quota_use *use = quota_use_at(quota);
 
-	if (rule && use && (rule->links >> (link & 31) & 1) && (rule->counts & QUOTA_COUNTS_SENT))
+	if (terms && use && (terms->links >> (link & 31) & 1) && (terms->counts & QUOTA_COUNTS_SENT))
 		add_to(&use->bytes, -bytes);
 	return 0;
 }
 
-/* The quotas that apply to a slot; NULL if there are none. */
+/*
+ * The quotas that apply to a slot; NULL if there are none. Only where nothing
+ * else can use this CPU's before the caller has: in packet paths, which soft
+ * interrupts do not interrupt.
+ */
 static __always_inline struct slot_quotas *quotas_applying(__u32 slot)
 {
 	struct slot_quotas *quotas = quotas_of(slot);
 	struct slot *state = slot_at(slot);
+	__u32 epoch;
 
 	if (!quotas || !state)
 		return NULL;
-	if (quotas->epoch != watched.quota_epoch || quotas->generation != state->generation ||
-	    quotas->revision != state->revision)
-		find_quotas(slot);
+	epoch = *(volatile __u32 *)&watched.quota_epoch;
+	if (!are_known(quotas, state, epoch))
+		find_quotas(slot, epoch);
 	return quotas->count ? quotas : NULL;
 }
 
@@ -280,18 +328,11 @@ __noinline int refund_all(__u32 slot, __u32 link, __u64 bytes, __u32 charged, __
 	return 0;
 }
 
-#define SENT_BIT (1 << 8)
-#define SERVICE_BIT (1 << 9)
-
-/*
- * The verdict of all quotas of a slot; what is blocked is counted as such.
- * `way` is the link's number, SENT_BIT, and SERVICE_BIT for a packet of a
- * service that the saver mode leaves open.
- */
+/* The verdict of all quotas of a slot; what is blocked is counted as such. */
 __noinline int judge(__u32 way, __u32 slot, __u64 bytes, __u64 packets, __u64 last)
 {
 	struct slot_quotas *quotas = quotas_applying(slot);
-	__u32 link = way & (SENT_BIT - 1), sent = way / SENT_BIT & 1;
+	__u32 link = LINK_OF(way), sent = way / SENT_BIT & 1;
 	int i, verdict = PASSES, received = PASSES;
 
 	if (!quotas)
@@ -321,21 +362,23 @@ __noinline int judge(__u32 way, __u32 slot, __u64 bytes, __u64 packets, __u64 la
 /* What came in is used of the quotas of everybody without exception, whoever gets it. */
 static __noinline int charge_everybody(__u32 link, __u64 bytes)
 {
-	struct quota_set *set = quotas_of_everybody();
+	struct quota_sets *sets = quotas_of_everybody();
+	struct quota_set *set;
 	int i;
 
-	if (!set)
+	if (!sets)
 		return 0;
+	set = &sets->under[*(volatile __u32 *)&watched.quota_epoch & 1];
 	for (i = 0; i < QUOTAS_PER_SET; i++) {
-		struct quota_rule *rule;
+		struct quota_terms *terms;
 		struct quota_use *use;
 
 		if (i >= set->count)
 			break;
-		rule = quota_rule_at(set->quotas[i]);
+		terms = quota_terms_of(set->quotas[i]);
 		use = quota_use_at(set->quotas[i]);
-		if (rule && use && rule->whole && (rule->counts & QUOTA_COUNTS_RECEIVED) &&
-		    (rule->links >> (link & 31) & 1))
+		if (terms && use && terms->whole && (terms->counts & QUOTA_COUNTS_RECEIVED) &&
+		    (terms->links >> (link & 31) & 1))
 			add_to(&use->bytes, bytes);
 	}
 	return 0;
@@ -369,22 +412,22 @@ __noinline __u32 receivable(__u32 slot, __u32 link)
 	if (!quotas)
 		return UNLIMITED;
 	for (i = 0; i < QUOTAS_PER_PROCESS; i++) {
-		struct quota_rule *rule;
+		struct quota_terms *terms;
 		struct quota_use *use;
 		__u64 free_at, saved, bytes;
 
 		if (i >= quotas->count)
 			break;
-		rule = quota_rule_at(quotas->quotas[i]);
+		terms = quota_terms_of(quotas->quotas[i]);
 		use = quota_use_at(quotas->quotas[i]);
-		if (!rule || !use || rule->action != QUOTA_THROTTLE || !(rule->links >> (link & 31) & 1) ||
-		    !(rule->counts & QUOTA_COUNTS_RECEIVED) || use->bytes < rule->stop_at_bytes)
+		if (!terms || !use || terms->action != QUOTA_THROTTLE || !(terms->links >> (link & 31) & 1) ||
+		    !(terms->counts & QUOTA_COUNTS_RECEIVED) || use->bytes < terms->stop_at_bytes)
 			continue;
 		free_at = use->free_at_ns[0];
 		saved = free_at && free_at < now ? now - free_at : 0;
-		if (saved > rule->burst_ns)
-			saved = rule->burst_ns;
-		bytes = saved * (rule->bytes_per_s / 1024) / (NS_PER_S / 1024);
+		if (saved > terms->burst_ns)
+			saved = terms->burst_ns;
+		bytes = saved * (terms->bytes_per_s / 1024) / (NS_PER_S / 1024);
 		if (!free_at)
 			bytes = SMALLEST_WINDOW;
 		if (bytes < least)
@@ -582,27 +625,26 @@ static __noinline __u32 service_bit(struct __sk_buff *skb, __u32 offset, __u32 s
 	return 0;
 }
 
-/* Whether a quota of a slot is used up and blocks what it would send over a link; `way` as in judge(). */
+/*
+ * Whether a quota of a slot's process blocks a way. For callers that soft
+ * interrupts and other processes do interrupt: it writes nothing, and what it
+ * does not know it looks up.
+ */
 __noinline int is_blocked(__u32 slot, __u32 way)
 {
-	__u32 link = way & (SENT_BIT - 1);
-	struct slot_quotas *quotas = quotas_applying(slot);
+	struct slot_quotas *quotas = quotas_of(slot);
+	struct slot *state = slot_at(slot);
+	__u32 epoch = *(volatile __u32 *)&watched.quota_epoch;
 	int i;
 
-	if (!quotas)
+	if (!quotas || !state)
 		return 0;
+	if (!are_known(quotas, state, epoch))
+		return consider_all(slot, way, epoch);
 	for (i = 0; i < QUOTAS_PER_PROCESS; i++) {
-		struct quota_rule *rule;
-		struct quota_use *use;
-
 		if (i >= quotas->count)
 			break;
-		if ((way & SERVICE_BIT) && quotas->quotas[i] == SAVER_QUOTA)
-			continue;
-		rule = quota_rule_at(quotas->quotas[i]);
-		use = quota_use_at(quotas->quotas[i]);
-		if (rule && use && rule->action == QUOTA_BLOCK && (rule->links >> (link & 31) & 1) &&
-		    use->bytes >= rule->stop_at_bytes)
+		if (blocks(quotas->quotas[i], way))
 			return 1;
 	}
 	return 0;

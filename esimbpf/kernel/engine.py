@@ -42,7 +42,7 @@ MAPS: Final = (
     # Named so that pins keep them, too.
     *("owners", "echo_senders", "deliveries"),
     *("quota_rules", "quota_uses", "quota_exes", "quota_cgroups", "quota_users", "quota_processes"),
-    *("quota_names", "quota_everybody", "slots_quotas", "ancestries", "blocked"),
+    *("quota_names", "quota_everybody", "quotas_blocks", "ancestries", "blocked"),
 )
 """The maps of the object; those of the second line concern the programs alone."""
 
@@ -89,7 +89,7 @@ def load(
             ("processes", slots),
             ("free_slots", slots),
             ("process_slots", slots),
-            ("slots_quotas", slots),
+            ("quotas_blocks", slots // abi.QUOTAS_PER_BLOCK if follow else 1),
             ("ancestries", slots),
             ("commands", abi.COMMANDS if follow else 1),
             ("descendants", abi.DESCENDANTS if follow else 1),
@@ -250,13 +250,12 @@ class Engine:
     @property
     def quota_epoch(self) -> int:
         """How often it was said whom quotas are about; 0 if never."""
-        at = abi.QUOTA_EPOCH_OFFSET
-        return int.from_bytes(self._watched[at : at + 4], sys.byteorder)
+        return self._watched_word(abi.QUOTA_EPOCH_OFFSET)
 
     def raise_quota_epoch(self) -> None:
         """Have every process's quotas found anew."""
-        at = abi.QUOTA_EPOCH_OFFSET
-        self._watched[at : at + 4] = (self.quota_epoch + 1 & 0xFFFFFFFF or 1).to_bytes(4, sys.byteorder)
+        # 0 is none, and odd and even ones take turns.
+        self._set_watched_word(abi.QUOTA_EPOCH_OFFSET, self.quota_epoch + 1 & 0xFFFFFFFF or 2)
 
     def blocked(self) -> dict[tuple[int, int], Counters]:
         """What quotas have ever blocked, by link's number and slot."""
@@ -269,8 +268,13 @@ class Engine:
 
     def open_services(self, services: int) -> None:
         """Leave services open to everybody in the saver mode: enum open_service."""
-        at = abi.QUOTA_EPOCH_OFFSET + 4
-        self._watched[at : at + 4] = services.to_bytes(4, sys.byteorder)
+        self._set_watched_word(abi.OPEN_SERVICES_OFFSET, services)
+
+    def _watched_word(self, at: int) -> int:
+        return int.from_bytes(self._watched[at : at + 4], sys.byteorder)
+
+    def _set_watched_word(self, at: int, value: int) -> None:
+        self._watched[at : at + 4] = value.to_bytes(4, sys.byteorder)
 
     def program_fd(self, name: str) -> int | None:
         """The descriptor of a loaded program; None if it was left out."""

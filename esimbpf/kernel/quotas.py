@@ -1,6 +1,6 @@
 """Quotas as the kernel enforces them: rules, how far they are used, and whom they name.
 
-Rules are written while the packet path reads them, eight bytes at a time: each of them holds, or its successor does.
+All is changed while the packet path reads it: at each moment what held before holds, or what holds from now on.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import struct
+import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
@@ -16,6 +18,7 @@ from typing import Final, Self
 
 from esimbpf.errors import EsimbpfError
 from esimbpf.kernel import abi
+from esimbpf.kernel.libbpf import Map
 from esimbpf.kernel.pins import PinnedEngine
 from esimbpf.model import Counters
 
@@ -102,6 +105,11 @@ class Whom:
     everybody: bool = False
 
 
+_READ_WITHIN_S: Final = 0.01
+"""The packet path has read a quota's terms, and found those of a process, long before."""
+_NAMES: Final = 0
+"""No quota has this number."""
+_NO_SET: Final = bytes(abi.QUOTA_SET.size)
 _CGROUP_KEY: Final = struct.Struct("=Q")
 _USER_KEY: Final = struct.Struct("=I")
 _KEY_BYTES: Final = {
@@ -119,6 +127,8 @@ class KernelQuotas:
     def __init__(self, engine: PinnedEngine) -> None:
         self._engine = engine
         self._rules = mmap.mmap(engine.map_fd("quota_rules"), abi.MAX_QUOTAS * abi.QUOTA_RULE.size)
+        self._changed_s: dict[int, float] = {}
+        """When a quota's terms were changed last; under _NAMES, whom they are about."""
         self._uses = mmap.mmap(engine.map_fd("quota_uses"), abi.MAX_QUOTAS * abi.QUOTA_USE.size, prot=mmap.PROT_READ)
 
     def __enter__(self) -> Self:
@@ -144,19 +154,27 @@ class KernelQuotas:
         return self._engine.blocked()
 
     def write(self, number: int, rule: Rule) -> None:
-        """Let a rule hold; of what changes, what binds more first."""
-        words = struct.unpack(
-            "=4Q",
-            abi.QUOTA_RULE.pack(
-                rule.stop_at_bytes, rule.bytes_per_s, rule.burst_ns, rule.links, rule.counts, rule.action, rule.whole
-            ),
+        """Let a rule hold, in one step."""
+        packed = abi.QUOTA_TERMS.pack(
+            rule.stop_at_bytes, rule.bytes_per_s, rule.burst_ns, rule.links, rule.counts, rule.action, rule.whole
         )
         at = number * abi.QUOTA_RULE.size
-        for index in (1, 2, 3, 0):
-            ctypes.c_uint64.from_buffer(self._rules, at + 8 * index).value = words[index]
+        current = ctypes.c_uint64.from_buffer(self._rules, at + 2 * abi.QUOTA_TERMS.size)
+        other = current.value ^ 1
+        self._let_readers_go(number)
+        start = at + other * abi.QUOTA_TERMS.size
+        self._rules[start : start + abi.QUOTA_TERMS.size] = packed
+        current.value = other
+        self._changed_s[number] = time.monotonic()
 
     def name(self, quotas: Mapping[int, Whom]) -> None:
-        """Say whom quotas are about; processes learn of it with their next packet."""
+        """Say whom quotas are about, in one step; processes learn of it with their next packet.
+
+        Raises EsimbpfError if more name the same than there is room for, OSError if a map is full; then what held
+        before holds on.
+        """
+        if not quotas and not self._engine.quota_epoch:
+            return  # There never were any, and no packet needs to ask.
         everybody = _Set([number for number, whom in quotas.items() if whom.everybody])
         sets: dict[str, dict[bytes, _Set]] = {name: {} for name in _KEY_BYTES}
         for number, whom in quotas.items():
@@ -166,10 +184,43 @@ class KernelQuotas:
                     one.spare(everybody.numbers.index(number))
                 else:
                     one.add(number)
+        self._let_readers_go(_NAMES)
         for name, wanted in sets.items():
-            self._fill(name, wanted)
-        self._engine.map_of("quota_everybody", abi.QUOTA_SET.size).update(0, everybody.packed())
+            self._prepare(name, wanted)
+        only = (0).to_bytes(4, sys.byteorder)
+        self._put("quota_everybody", only, self._named("quota_everybody").lookup(0), everybody)
         self._engine.raise_quota_epoch()
+        self._changed_s[_NAMES] = time.monotonic()
+
+    def _prepare(self, name: str, wanted: Mapping[bytes, _Set]) -> None:
+        """Write what will hold under the next epoch; what names nothing under either goes."""
+        named = self._named(name)
+        present = dict(named.items(_KEY_BYTES[name]))
+        for key, sets in present.items():
+            if key not in wanted and self._holding(sets) == _NO_SET:
+                named.delete(key)
+            elif key not in wanted:
+                self._put(name, key, sets, _Set())
+        for key, one in wanted.items():
+            self._put(name, key, present.get(key, 2 * _NO_SET), one)
+
+    def _put(self, name: str, key: bytes, present: bytes, following: _Set) -> None:
+        under = list(abi.QUOTA_SETS.unpack(present))
+        under[self._engine.quota_epoch + 1 & 1] = following.packed()
+        packed = abi.QUOTA_SETS.pack(*under)
+        if packed != present:
+            self._named(name).put(key, packed)
+
+    def _holding(self, sets: bytes) -> bytes:
+        under: tuple[bytes, bytes] = abi.QUOTA_SETS.unpack(sets)
+        return under[self._engine.quota_epoch & 1]
+
+    def _named(self, name: str) -> Map:
+        return self._engine.map_of(name, abi.QUOTA_SETS.size)
+
+    def _let_readers_go(self, number: int) -> None:
+        """Wait until nobody reads any more what held before the last change."""
+        time.sleep(max(0.0, self._changed_s.get(number, 0.0) + _READ_WITHIN_S - time.monotonic()))
 
     def leave_open(self, services: OpenServices) -> None:
         """What the quota SAVER_QUOTA lets pass, whoever sends or receives it."""
@@ -184,15 +235,6 @@ class KernelQuotas:
         elif not wanted:
             hook.unlink(missing_ok=True)
 
-    def _fill(self, name: str, wanted: Mapping[bytes, _Set]) -> None:
-        """What is new first: nobody is for a moment without the quotas that he keeps."""
-        filled = self._engine.map_of(name, abi.QUOTA_SET.size)
-        for key, one in wanted.items():
-            filled.put(key, one.packed())
-        for key, _ in list(filled.items(_KEY_BYTES[name])):
-            if key not in wanted:
-                filled.delete(key)
-
 
 class _Set:
     """struct quota_set in the making."""
@@ -205,9 +247,7 @@ class _Set:
 
     def add(self, number: int) -> None:
         if len(self.numbers) >= abi.QUOTAS_PER_SET:
-            raise EsimbpfError(
-                f"more than {abi.QUOTAS_PER_SET} quotas name the same", "remove some: esimbpf quota list"
-            )
+            raise _too_many()
         self.numbers.append(number)
 
     def spare(self, position: int) -> None:
@@ -216,3 +256,7 @@ class _Set:
     def packed(self) -> bytes:
         filled = self.numbers + [0] * (abi.QUOTAS_PER_SET - len(self.numbers))
         return abi.QUOTA_SET.pack(*filled, len(self.numbers), self.spared)
+
+
+def _too_many() -> EsimbpfError:
+    return EsimbpfError(f"more than {abi.QUOTAS_PER_SET} quotas name the same", "remove some: esimbpf quota list")

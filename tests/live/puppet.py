@@ -221,14 +221,15 @@ def checksum(content: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def send_from_threads(address: list[Any], size: int, threads: int) -> list[int]:
-    """Each thread sends one datagram, each a byte longer than the one before, on a socket of its own."""
+def send_from_threads(address: list[Any], size: int, threads: int, times: int = 1) -> list[int]:
+    """Each thread sends datagrams, each thread's a byte longer than the one's before, on a socket of its own."""
     ids: list[int] = []
 
     def work(number: int) -> None:
         ids.append(threading.get_native_id())
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.sendto(CONTENT[: size + number], address_of(address))
+            for _ in range(times):
+                sock.sendto(CONTENT[: size + number], address_of(address))
 
     workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
     for worker in workers:

@@ -429,6 +429,39 @@ def test_a_throttled_app_gets_the_rate_and_no_more(
     assert vain.rx_bytes < 0.25 * moved
 
 
+def test_while_quotas_change_the_old_or_the_new_holds_at_each_moment(limited: Limited) -> None:
+    """Nothing of an app passes that is blocked by one quota after the other, each of which alone would do."""
+    lab, quotas = limited.lab, limited.quotas
+    here = frozenset({limited.exe})
+    users = frozenset({os.getuid()})
+    ways = [
+        {1: Whom(Some(exes=here))},
+        {2: Whom(Some(users=users))},
+        {3: Whom(Some(), everybody=True)},
+        {2: Whom(Some(users=frozenset({1})), everybody=True), 3: Whom(Some(exes=here), everybody=True)},
+        {1: Whom(Some(exes=here), everybody=True), 4: Whom(Some(exes=here))},
+    ]
+    rules = [Rule(0, 1, action=Action.THROTTLE), Rule(0, 1, action=Action.BLOCK, bytes_per_s=10**9, burst_ns=10**9)]
+    for number in (1, 2, 3, 4):
+        quotas.write(number, rules[0])
+    quotas.name(ways[0])
+    before = lab.link.crossed()
+    floods = [limited.start() for _ in range(2)]
+    for flood in floods:
+        flood.begin("send_from_threads", [lab.link.network_ip, 9], SIZE, 2, 10_000_000)
+    changes, begun = 0, time.monotonic()
+    while time.monotonic() - begun < 5:
+        changes += 1
+        quotas.write(1 + changes % 4, rules[changes // 4 % 2])
+        quotas.name(ways[changes % len(ways)])
+    blocked = sum(quotas.blocked().values(), NOTHING)
+    assert changes > 100
+    assert blocked.tx_packets > 100_000
+    assert lab.link.crossed() == before
+    for flood in floods:
+        flood.kill()
+
+
 def blocked_in_all() -> Counters:
     with PinnedEngine() as engine, KernelQuotas(engine) as quotas:
         return sum(quotas.blocked().values(), NOTHING)

@@ -39,6 +39,14 @@ def test_sizes_are_those_of_the_header(tmp_path: Path) -> None:
         "struct descendant": abi.DESCENDANT,
         "struct settings": abi.SETTINGS,
         "struct watched_links": abi.WATCHED_LINKS,
+        "struct quota_terms": abi.QUOTA_TERMS,
+        "struct quota_rule": abi.QUOTA_RULE,
+        "struct quota_use": abi.QUOTA_USE,
+        "struct quota_set": abi.QUOTA_SET,
+        "struct quota_sets": abi.QUOTA_SETS,
+        "struct exe_key": abi.EXE_KEY,
+        "struct name_key": Struct(f"{abi.NAME_BYTES}s"),
+        "struct blocked_key": abi.BLOCKED_KEY,
     }
     said = say(tmp_path, *(f"sizeof({name})" for name in mirrored))
     assert said == [structure.size for structure in mirrored.values()]
@@ -53,6 +61,14 @@ def test_sizes_are_those_of_the_header(tmp_path: Path) -> None:
         ("descendant", abi.DESCENDANT, ["command", "exited"]),
         ("settings", abi.SETTINGS, ["slots_per_link", "links", "sees_forks", "follows"]),
         ("process", abi.PROCESS, abi.PROCESS_FIELDS),
+        (
+            "quota_terms",
+            abi.QUOTA_TERMS,
+            ["stop_at_bytes", "bytes_per_s", "burst_ns", "links", "counts", "action", "whole"],
+        ),
+        ("quota_rule", abi.QUOTA_RULE, ["terms", "current"]),
+        ("exe_key", abi.EXE_KEY, ["inode", "device"]),
+        ("blocked_key", abi.BLOCKED_KEY, ["link", "slot"]),
     ],
 )
 def test_fields_stand_where_the_header_has_them(
@@ -78,12 +94,15 @@ def any_bits(value: int | bytes) -> bool:
 
 def test_constants_are_those_of_the_header(tmp_path: Path) -> None:
     names = ["MAX_LINKS", "COMM_BYTES", "PATH_BYTES", "ARGS_BYTES", "USAGES_PER_BLOCK"]
+    names += ["MAX_QUOTAS", "SAVER_QUOTA", "QUOTAS_PER_SET", "QUOTAS_PER_PROCESS", "QUOTAS_PER_BLOCK", "NAME_BYTES"]
     assert say(tmp_path, *names) == [getattr(abi, name) for name in names]
     assert say(tmp_path, "FIRST_PROCESS_SLOT") == [FIRST_PROCESS_SLOT]
     assert say(tmp_path, *(f"SLOT_{slot.name}" for slot in ReservedSlot)) == [slot.value for slot in ReservedSlot]
     assert say(tmp_path, *(f"SLOT_{state.name}" for state in abi.SlotState)) == [s.value for s in abi.SlotState]
-    at = ["offsetof(struct watched_links, links)", "sizeof(struct link)"]
-    assert say(tmp_path, *at) == [abi.LINK_OFFSET, abi.LINK_BYTES]
+    words = ["links", "quota_epoch", "open_services"]
+    at = ["sizeof(struct link)", *(f"offsetof(struct watched_links, {word})" for word in words)]
+    offsets = [abi.LINK_OFFSET, abi.QUOTA_EPOCH_OFFSET, abi.OPEN_SERVICES_OFFSET]
+    assert say(tmp_path, *at) == [abi.LINK_BYTES, *offsets]
 
 
 def test_every_reserved_slot_of_the_header_is_mirrored() -> None:
