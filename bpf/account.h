@@ -387,12 +387,11 @@ static __always_inline __u64 last_segment(struct __sk_buff *skb, __u32 offset, c
 	return weight->bytes - others * (skb->gso_size + headers);
 }
 
-static __noinline int judge_sent(struct __sk_buff *skb, __u32 link, __u32 slot, __u32 offset, struct weight *weight)
+/* The verdict on a packet to be sent; BLOCKED and TOO_LARGE ones do not cross. */
+static __always_inline int judge_sent(struct __sk_buff *skb, __u32 link, __u32 slot, __u32 offset, const struct weight *weight)
 {
 	__u32 way = link | SENT_BIT;
 
-	if (!weight)
-		return PASSES;
 	if (watched.open_services)
 		way |= service_bit(skb, offset, 1);
 	return judge(way, slot, weight->bytes, weight->packets, last_segment(skb, offset, weight));
@@ -435,14 +434,15 @@ static __always_inline int packet_sent(struct __sk_buff *skb)
 			note_echo_sender(skb, offset, owner);
 		slot = slot_counted(owner, state);
 	}
-	if (settings.enforces && watched.quota_epoch) {
+	if (has_quotas(slot)) {
 		int verdict = judge_sent(skb, link, slot, offset, &weight);
 
 		if (verdict == BLOCKED && become_reset(skb, offset))
 			return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
-		if (verdict != PASSES)
+		if (verdict == BLOCKED || verdict == TOO_LARGE)
 			return TC_ACT_SHOT;
-		limit_window(skb, offset, slot, link);
+		if (verdict == AT_RATE)
+			limit_window(skb, offset, slot, link);
 	}
 	count(link, slot, weight, SENT);
 	return TC_ACT_UNSPEC;
@@ -616,6 +616,15 @@ static __noinline int count_reassembled(struct __sk_buff *skb, __u32 link, struc
 	return 0;
 }
 
+static __always_inline int judge_delivered(struct __sk_buff *skb, __u32 link, __u32 slot, const struct weight *weight)
+{
+	__u32 way = link;
+
+	if (watched.open_services)
+		way |= service_bit(skb, 0, 0);
+	return judge(way, slot, weight->bytes, weight->packets, weight->bytes);
+}
+
 static __always_inline int packet_delivered(struct __sk_buff *skb)
 {
 	__u32 link = link_find(skb->ifindex), slot;
@@ -656,12 +665,10 @@ static __always_inline int packet_delivered(struct __sk_buff *skb)
 		count_reassembled(skb, link, &weight);
 	count(link, SLOT_TAKEN, weight, RECEIVED);
 	count(link, slot, weight, RECEIVED);
-	if (settings.enforces && watched.quota_epoch) {
-		__u32 way = link;
+	if (has_quotas(slot)) {
+		int verdict = judge_delivered(skb, link, slot, &weight);
 
-		if (watched.open_services)
-			way |= service_bit(skb, 0, 0);
-		if (judge(way, slot, weight.bytes, weight.packets, weight.bytes) != PASSES)
+		if (verdict == BLOCKED || verdict == TOO_LARGE)
 			return 0;
 	}
 	return 1;

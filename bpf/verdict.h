@@ -231,6 +231,7 @@ enum verdict {
 	BLOCKED = 0,
 	PASSES = 1,
 	TOO_LARGE = 2,	/* an offload packet of which only a part may pass: its sender shall try smaller ones */
+	AT_RATE = 3,	/* passes, at the rate of a quota that is used up */
 };
 
 /*
@@ -239,7 +240,7 @@ enum verdict {
  * same time both may find the other's before them and be dropped, but never
  * both be let pass beyond the limit.
  */
-__noinline int charge(__u32 quota, __u32 link, __u64 bytes, __u64 last, __u32 direction)
+static __always_inline int charge(__u32 quota, __u32 link, __u64 bytes, __u64 last, __u32 direction)
 {
 	struct quota_terms *terms = quota_terms_of(quota);
 	struct quota_use *use = quota_use_at(quota);
@@ -261,7 +262,7 @@ __noinline int charge(__u32 quota, __u32 link, __u64 bytes, __u64 last, __u32 di
 	if (terms->action == QUOTA_BLOCK)
 		return before < stop_at ? TOO_LARGE : BLOCKED;
 	if (terms->action == QUOTA_THROTTLE)
-		return within_rate(quota, bytes, direction) ? PASSES : TOO_LARGE;
+		return within_rate(quota, bytes, direction) ? AT_RATE : TOO_LARGE;
 	return PASSES;
 }
 
@@ -276,22 +277,25 @@ __noinline int refund(__u32 quota, __u32 link, __u64 bytes)
 }
 
 /*
- * The quotas that apply to a slot; NULL if there are none. Only where nothing
+ * Whether any quotas apply to a slot; they are known then. Only where nothing
  * else can use this CPU's before the caller has: in packet paths, which soft
  * interrupts do not interrupt.
  */
-static __always_inline struct slot_quotas *quotas_applying(__u32 slot)
+static __always_inline bool has_quotas(__u32 slot)
 {
-	struct slot_quotas *quotas = quotas_of(slot);
-	struct slot *state = slot_at(slot);
-	__u32 epoch;
+	__u32 epoch = *(volatile __u32 *)&watched.quota_epoch;
+	struct slot_quotas *quotas;
+	struct slot *state;
 
+	if (!settings.enforces || !epoch)
+		return false;
+	quotas = quotas_of(slot);
+	state = slot_at(slot);
 	if (!quotas || !state)
-		return NULL;
-	epoch = *(volatile __u32 *)&watched.quota_epoch;
+		return false;
 	if (!are_known(quotas, state, epoch))
 		find_quotas(slot, epoch);
-	return quotas->count ? quotas : NULL;
+	return quotas->count;
 }
 
 __noinline int count_blocked(__u32 link, __u32 slot, __u64 bytes, __u64 packets, __u32 direction)
@@ -328,12 +332,12 @@ __noinline int refund_all(__u32 slot, __u32 link, __u64 bytes, __u32 charged, __
 	return 0;
 }
 
-/* The verdict of all quotas of a slot; what is blocked is counted as such. */
+/* The verdict of all quotas of a slot that has some; what is blocked is counted as such. */
 __noinline int judge(__u32 way, __u32 slot, __u64 bytes, __u64 packets, __u64 last)
 {
-	struct slot_quotas *quotas = quotas_applying(slot);
 	__u32 link = LINK_OF(way), sent = way / SENT_BIT & 1;
-	int i, verdict = PASSES, received = PASSES;
+	struct slot_quotas *quotas = quotas_of(slot);
+	int i, said, verdict = PASSES;
 
 	if (!quotas)
 		return PASSES;
@@ -342,19 +346,18 @@ __noinline int judge(__u32 way, __u32 slot, __u64 bytes, __u64 packets, __u64 la
 			break;
 		if ((way & SERVICE_BIT) && quotas->quotas[i] == SAVER_QUOTA)
 			continue;
-		verdict = charge(quotas->quotas[i], link, bytes, last, sent);
-		if (verdict == PASSES)
+		said = charge(quotas->quotas[i], link, bytes, last, sent);
+		if (said == PASSES || (said == AT_RATE && verdict != PASSES))
 			continue;
-		if (sent) {
+		verdict = said;
+		if (said != AT_RATE && sent) {
 			refund_all(slot, link, bytes, i, way & SERVICE_BIT);
 			break;
 		}
 		/* What was received is used of the others, too. */
-		received = verdict;
 	}
-	verdict = sent ? verdict : received;
 	/* What was received in vain has been paid for, and is told in any case. */
-	if (sent ? verdict == BLOCKED : verdict != PASSES)
+	if (verdict == BLOCKED || (verdict == TOO_LARGE && !sent))
 		count_blocked(link, slot, bytes, packets, sent);
 	return verdict;
 }
@@ -405,7 +408,7 @@ struct tcp_header {
 /* The bytes that a slot may receive over a link now, by the rates of its quotas that are used up. */
 __noinline __u32 receivable(__u32 slot, __u32 link)
 {
-	struct slot_quotas *quotas = quotas_applying(slot);
+	struct slot_quotas *quotas = quotas_of(slot);
 	__u64 now = bpf_ktime_get_ns(), least = UNLIMITED;
 	int i;
 

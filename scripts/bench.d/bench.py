@@ -30,10 +30,11 @@ from rich.table import Table
 from esimbpf.attribution import Namer
 from esimbpf.kernel import libbpf
 from esimbpf.kernel.engine import Engine, header_bytes
-from esimbpf.kernel.mounts import cgroup2_root
+from esimbpf.kernel.mounts import cgroup2_root, device_of
 from esimbpf.kernel.netns import cookie, enter
-from esimbpf.kernel.pins import PINS_VARIABLE
+from esimbpf.kernel.pins import PINS_VARIABLE, PinnedEngine
 from esimbpf.kernel.programs import PROGRAMS, Hook
+from esimbpf.kernel.quotas import Action, Exe, KernelQuotas, Rule, Some, Whom
 from esimbpf.ledger.database import FILE_NAME, connect
 from esimbpf.ledger.fold import Attachment, Folding
 from esimbpf.ledger.query import ReportBy, usage
@@ -45,7 +46,7 @@ HERE = Path(__file__).parent
 STATS = Path("/proc/sys/kernel/bpf_stats_enabled")
 OURS, PEER = "10.79.0.1", "10.79.0.2"
 LINK = "wwan0"
-PARTS = ("start", "throughput", "crowds", "hooks", "ledger")
+PARTS = ("start", "throughput", "crowds", "hooks", "quotas", "ledger")
 ETHERNET = 1
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -70,7 +71,10 @@ class Bench:
         self.rows: list[tuple[str, str, str, str]] = []
 
     def run(self, *words: str) -> str:
-        return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        try:
+            return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        except subprocess.CalledProcessError as error:
+            raise BenchError(f"{' '.join(words)} failed", error.stderr.strip().replace("\n", "\n  ")) from error
 
     @contextlib.contextmanager
     def lab(self) -> Iterator[None]:
@@ -326,9 +330,59 @@ class Bench:
 
     # -- (e) -------------------------------------------------------------------
 
+    def quotas(self) -> None:
+        """Nanoseconds per packet of each hook of what is attached, with no quota and with 1,000 of them."""
+        say("(e) nanoseconds per packet with 1,000 quotas")
+        STATS.write_text("1")
+        os.environ[PINS_VARIABLE] = str(Path("/sys/fs/bpf", f"esimbpf-bench-{os.getpid()}"))
+        attach = [sys.executable, "-m", "esimbpf", "--netns", self.device]
+        packets, rounds = (20_000, 6) if self.quick else (60_000, 12)
+        costs: dict[str, dict[str, list[float]]] = {hook: {} for hook in ("sent", "received", "delivered")}
+        enter(f"/run/netns/{self.device}")
+        self.run(*attach, "attach", LINK)
+        try:
+            with contextlib.ExitStack() as stack:
+                engine = stack.enter_context(PinnedEngine())
+                kernel = stack.enter_context(KernelQuotas(engine))
+                ours = os.stat(self.traffic)
+                flood = Exe(device_of(self.traffic), ours.st_ino)
+                others = {number: Whom(Some(exes=frozenset({Exe(1, number)}))) for number in range(1, 1001)}
+                named = {**others, 1: Whom(Some(exes=frozenset({flood})))}
+                states: dict[str, dict[int, Whom]] = {"none": {}, "of others": others, "one of them its own": named}
+                for number in others:
+                    kernel.write(number, Rule(10**18, 1, action=Action.BLOCK))
+                for name in (self.peer, self.device):
+                    stack.enter_context(self.running(self.inside(name, self.traffic, "sink")))
+                time.sleep(0.3)
+                for number in range(rounds):
+                    say(f"  round {number + 1} of {rounds}")
+                    # Nobody has ever said anything of quotas in the first round's first.
+                    for state in sorted(states, key=lambda _: random.random()) if number else states:
+                        kernel.name(states[state])
+                        for hook, of in costs.items():
+                            descriptor = engine.program_fd(hook)
+                            assert descriptor is not None
+                            way = (self.device, PEER) if hook == "sent" else (self.peer, OURS)
+                            of.setdefault(state, []).append(self._cost(descriptor, *way, packets))
+        finally:
+            subprocess.run([*attach, "detach"], check=False, capture_output=True)
+        least = {hook: {state: min(c) for state, c in of.items()} for hook, of in costs.items()}
+        self.figures["ns_per_packet_with_quotas"] = least
+        for hook, of in least.items():
+            for state in ("of others", "one of them its own"):
+                added = of[state] - of["none"]
+                self.report(
+                    f"{hook}: 1,000 quotas, {state}, over none ({of['none']:.0f} ns)",
+                    f"{added:+.1f} ns",
+                    "<= 10 ns",
+                    added <= 10,
+                )
+
+    # -- (f) -------------------------------------------------------------------
+
     def crowds(self) -> None:
         """Memory and CPU with many processes that own sockets and have sent while watched."""
-        say("(e) memory and CPU with many processes")
+        say("(f) memory and CPU with many processes")
         seconds = 8 if self.quick else 20
         for count in (10, 1_000, 10_000):
             with (
@@ -350,11 +404,11 @@ class Bench:
                 share <= 0.03 and rss <= 60 if goal else None,
             )
 
-    # -- (f) -------------------------------------------------------------------
+    # -- (g) -------------------------------------------------------------------
 
     def ledger(self) -> None:
         """A ledger of 30 days and 200 apps: time of a report, size of the file, cost of a fold, and how both grow."""
-        say("(f) the ledger")
+        say("(g) the ledger")
         # What is attached on this machine belongs to another ledger.
         os.environ[PINS_VARIABLE] = str(self.folder / "pins")
         everyday, crowded = ({days: self._ledger(days, worst) for days in (10, 20, 30)} for worst in (False, True))
