@@ -596,13 +596,6 @@ class Standing:
             return State.NOT_IN_FORCE
         return State.EXCEEDED if self.exceeded else State.IN_FORCE
 
-    def stop_at_bytes(self, counter_bytes: int) -> int | None:
-        """The value of the kernel's counter at which the quota is used up, if it is now at `counter_bytes`.
-
-        None if nothing is to be enforced.
-        """
-        return None if self.held or self.period is None else counter_bytes + self.remaining_bytes
-
 
 # -- of what is to be told ---------------------------------------------------------------
 

@@ -61,18 +61,10 @@ __all__ = [
     "saver",
     "standings",
     "unknown",
-    "used_bytes",
-    "version",
 ]
 
 _RECORDS: Final = 100
 """Periods of a quota of which it stays known what was told."""
-
-
-def version(db: sqlite3.Connection) -> int:
-    """Another number whenever another connection has written anything: time to look what has become of the quotas."""
-    number: int = db.execute("PRAGMA data_version").fetchone()[0]
-    return number
 
 
 # -- what was agreed ---------------------------------------------------------------------
@@ -312,12 +304,8 @@ def app_seen(db: sqlite3.Connection, name: str) -> bool:
     return db.execute("SELECT 1 FROM app WHERE name = ?", (name,)).fetchone() is not None
 
 
-def used_bytes(db: sqlite3.Connection, one: Kept, period: Span) -> int:
-    """What was used of a period, with what was said of it when the quota was added."""
-    return _used(_Ledger(db), one, period)
-
-
 def _used(ledger: _Ledger, one: Kept, period: Span) -> int:
+    """What was used of a period, with what was said of it when the quota was added."""
     amount = _counted(ledger, one, period)
     if one.said_bytes is not None and period.begin <= one.added < period.end:
         return one.said_bytes + amount - min(amount, one.counted_bytes)

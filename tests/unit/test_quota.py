@@ -261,13 +261,6 @@ def test_the_limit_is_reached_with_its_last_byte() -> None:
     assert standing(80 * MB).levels == (80,)
 
 
-def test_the_kernel_is_told_where_to_stop() -> None:
-    assert standing(40 * MB).stop_at_bytes(7) == 60 * MB + 7
-    assert standing(140 * MB).stop_at_bytes(7) == 7
-    assert standing(40 * MB, kept=Kept(quota(), NOW, paused=True)).stop_at_bytes(7) is None
-    assert standing(40 * MB, kept=Kept(quota(per="cycle"), NOW)).stop_at_bytes(7) is None
-
-
 def test_a_limit_of_nothing_is_used_up_and_warns_of_nothing() -> None:
     told = standing(0, limit="0B")
     assert (told.used_part, told.levels, told.remaining_bytes, told.exceeded) == (1.0, (LIMIT,), 0, True)

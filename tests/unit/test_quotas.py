@@ -337,15 +337,6 @@ def test_all_are_removed_or_none(db: sqlite3.Connection) -> None:
 TABLES = ("quota", "quota_state", "quota_period")
 
 
-def test_the_daemon_sees_that_something_was_changed(db: sqlite3.Connection, tmp_path: Path) -> None:
-    before = quotas.version(db)
-    moved(db, 1)
-    assert quotas.version(db) == before
-    with closing(connect(tmp_path)) as another:
-        add(another)
-    assert quotas.version(db) != before
-
-
 def test_an_empty_ledger_knows_nothing() -> None:
     with closing(empty()) as db:
         assert quotas.standings(db, [], NOW, UTC) == []
