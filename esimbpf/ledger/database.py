@@ -34,6 +34,33 @@ _PATIENCE_S: Final = 5.0
 _APPLICATION_ID: Final = 0x65734C67  # "esLg", which file(1) can know it by
 
 
+_BUCKETS: Final = """\
+CREATE TABLE {table} (
+    begin_s INTEGER NOT NULL,
+    link_id INTEGER NOT NULL REFERENCES link (id),
+    profile_id INTEGER NOT NULL REFERENCES profile (id),
+    roaming INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    app_id INTEGER NOT NULL,
+    uid INTEGER NOT NULL,
+    rx_bytes INTEGER NOT NULL,
+    tx_bytes INTEGER NOT NULL,
+    rx_packets INTEGER NOT NULL,
+    tx_packets INTEGER NOT NULL,
+    PRIMARY KEY (begin_s, link_id, profile_id, roaming, kind, app_id, uid)
+) STRICT, WITHOUT ROWID
+"""
+"""Amounts by their time. kind is 'app', or a row of the ledger that is no process; then there is no app (0) and no user
+(-1). roaming is 1 abroad, 0 at home, -1 where it is not known.
+"""
+
+
+def _make_buckets(db: sqlite3.Connection, what: str = "") -> None:
+    # Quarters of an hour, because the days of every time zone are made of them; days of UTC, for what is older.
+    for table in ("minute", "quarter", "day"):
+        db.execute(_BUCKETS.format(table=f"{what}{table}"))
+
+
 _FIRST_TABLES: Final = """\
 CREATE TABLE link (
     id INTEGER PRIMARY KEY,
@@ -58,55 +85,6 @@ CREATE TABLE program (
     exe TEXT NOT NULL,
     last_seen_s INTEGER NOT NULL,
     PRIMARY KEY (app_id, name, exe)
-) STRICT, WITHOUT ROWID;
-
--- What was counted in a minute. kind is 'app', or a row of the ledger that is no process; then there is no
--- app (0) and no user (-1). roaming is 1 abroad, 0 at home, -1 where it is not known.
-CREATE TABLE minute (
-    begin_s INTEGER NOT NULL,
-    link_id INTEGER NOT NULL REFERENCES link (id),
-    profile_id INTEGER NOT NULL REFERENCES profile (id),
-    roaming INTEGER NOT NULL,
-    kind TEXT NOT NULL,
-    app_id INTEGER NOT NULL,
-    uid INTEGER NOT NULL,
-    rx_bytes INTEGER NOT NULL,
-    tx_bytes INTEGER NOT NULL,
-    rx_packets INTEGER NOT NULL,
-    tx_packets INTEGER NOT NULL,
-    PRIMARY KEY (begin_s, link_id, profile_id, roaming, kind, app_id, uid)
-) STRICT, WITHOUT ROWID;
-
--- The same by quarters of an hour, of which the days of every time zone are made.
-CREATE TABLE quarter (
-    begin_s INTEGER NOT NULL,
-    link_id INTEGER NOT NULL REFERENCES link (id),
-    profile_id INTEGER NOT NULL REFERENCES profile (id),
-    roaming INTEGER NOT NULL,
-    kind TEXT NOT NULL,
-    app_id INTEGER NOT NULL,
-    uid INTEGER NOT NULL,
-    rx_bytes INTEGER NOT NULL,
-    tx_bytes INTEGER NOT NULL,
-    rx_packets INTEGER NOT NULL,
-    tx_packets INTEGER NOT NULL,
-    PRIMARY KEY (begin_s, link_id, profile_id, roaming, kind, app_id, uid)
-) STRICT, WITHOUT ROWID;
-
--- The same by days of UTC, for what is older.
-CREATE TABLE day (
-    begin_s INTEGER NOT NULL,
-    link_id INTEGER NOT NULL REFERENCES link (id),
-    profile_id INTEGER NOT NULL REFERENCES profile (id),
-    roaming INTEGER NOT NULL,
-    kind TEXT NOT NULL,
-    app_id INTEGER NOT NULL,
-    uid INTEGER NOT NULL,
-    rx_bytes INTEGER NOT NULL,
-    tx_bytes INTEGER NOT NULL,
-    rx_packets INTEGER NOT NULL,
-    tx_packets INTEGER NOT NULL,
-    PRIMARY KEY (begin_s, link_id, profile_id, roaming, kind, app_id, uid)
 ) STRICT, WITHOUT ROWID;
 
 -- Times in which nothing was counted: 'down', or 'off' where the machine was off for most of the time. And those in
@@ -172,6 +150,7 @@ INSERT INTO profile (id, iccid) VALUES (1, 'unknown');
 def _first(db: sqlite3.Connection) -> None:
     for statement in _FIRST_TABLES.split(";\n\n"):
         db.execute(statement)
+    _make_buckets(db)
 
 
 def _plans(db: sqlite3.Connection) -> None:
@@ -236,29 +215,10 @@ def _quotas(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
-_LIKE_WHAT_WAS_COUNTED: Final = """\
-CREATE TABLE {table} (
-    begin_s INTEGER NOT NULL,
-    link_id INTEGER NOT NULL REFERENCES link (id),
-    profile_id INTEGER NOT NULL REFERENCES profile (id),
-    roaming INTEGER NOT NULL,
-    kind TEXT NOT NULL,
-    app_id INTEGER NOT NULL,
-    uid INTEGER NOT NULL,
-    rx_bytes INTEGER NOT NULL,
-    tx_bytes INTEGER NOT NULL,
-    rx_packets INTEGER NOT NULL,
-    tx_packets INTEGER NOT NULL,
-    PRIMARY KEY (begin_s, link_id, profile_id, roaming, kind, app_id, uid)
-) STRICT, WITHOUT ROWID
-"""
-
-
 def _blocked(db: sqlite3.Connection) -> None:
-    # What quotas have blocked, laid out as what was counted is: most ledgers have nothing of it. What of it was
-    # received stands in minute, quarter and day as well, for it was paid for; what was to be sent does not.
-    for table in ("blocked_minute", "blocked_quarter", "blocked_day"):
-        db.execute(_LIKE_WHAT_WAS_COUNTED.format(table=table))
+    # What quotas have blocked, in buckets of its own: most ledgers have nothing of it. What of it was received stands
+    # in minute, quarter and day as well, for it was paid for; what was to be sent does not.
+    _make_buckets(db, "blocked_")
     # Of a slot, a process's or another, the kernel's counters of what was blocked as they were folded in last.
     db.execute(
         "CREATE TABLE folded_blocked (attachment_id INTEGER NOT NULL REFERENCES attachment (id) ON DELETE CASCADE, "
