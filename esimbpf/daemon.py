@@ -8,43 +8,37 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from esimbpf import events
 from esimbpf.attachment import keep_attached, keeping_the_ledger, open_attached
 from esimbpf.attribution import Namer
 from esimbpf.config import Config
 from esimbpf.dispatch import Dispatcher
 from esimbpf.enforcement import Apps, Enforcer
 from esimbpf.errors import EsimbpfError, LedgerError, NoSuchLink
+from esimbpf.event_gatherer import EventGatherer
+from esimbpf.events import Event, link_down, link_up, tracer_gap
 from esimbpf.journal import log, notify, notify_reloading
 from esimbpf.kernel import pins
 from esimbpf.kernel.links import FoundLink, LinkMonitor, cellular_links, choose, list_links
 from esimbpf.kernel.pins import About, PinnedEngine
-from esimbpf.ledger import outbox, plans, quotas
+from esimbpf.ledger import quotas
 from esimbpf.ledger.database import FILE_NAME, check_version, connect, said, transaction
 from esimbpf.ledger.fold import Folding, thin
 from esimbpf.pace import Pace
 from esimbpf.pinned import attachment_of, reader_of
-from esimbpf.quota import LIMIT, NEVER, App, Cgroup, Event, EventKind, Kept, Standing, User
+from esimbpf.quota import NEVER, Kept, Standing
 from esimbpf.saver import Service
 from esimbpf.spans import Span, local_zone
 from esimbpf.text import printable
-from esimbpf.units import bytes_text
-from esimbpf.users import user_name
 
 __all__ = ["Daemon"]
 
 _THIN_EVERY_S: Final = 3600.0
 _STEP_NS: Final = 2 * 10**9
 """By so much the wall clock does not drift between two foldings: it was set."""
-_LOOK_EVERY_S: Final = 60.0
-"""How often it is looked whether there is anything to tell of plans, and of apps that use much."""
-_RAPID: Final = timedelta(minutes=5)
-_RAPID_BYTES: Final = 100_000_000
-"""So much in so short a time is rapid use."""
 _JUMP_NS: Final = 3600 * 10**9
 _TRUSTED_AFTER_NS: Final = 86400 * 10**9
 
@@ -182,7 +176,7 @@ class Daemon:
                     with pins.changing():
                         self._engine.detach_link(number)
                     log(f"{printable(name)} is gone; it is counted on when it comes back")
-                    self._happened(events.link_down(name, datetime.now(UTC)))
+                    self._happened(link_down(name, datetime.now(UTC)))
             elif self._engine.attached_to(number) != there.link.ifindex or there.link.ifindex in changes.gone:
                 self._count(there)
         new = [one for one in self._wanted(found) if self._engine.number(one.link.name) is None]
@@ -197,16 +191,16 @@ class Daemon:
             with pins.changing():
                 self._engine.attach_found(self._engine.add(found.link.name), found)
             log(f"{printable(found.link.name)} is counted, interface {found.link.ifindex}")
-            self._happened(events.link_up(found.link.name, datetime.now(UTC)))
+            self._happened(link_up(found.link.name, datetime.now(UTC)))
         except EsimbpfError as error:
             if error.message not in self._warned:
                 log(f"{error.message} ({error.hint})", "warning")
                 self._warned.add(error.message)
 
-    def _happened(self, event: events.Event) -> None:
+    def _happened(self, event: Event) -> None:
         """Have an event written down with what is folded next."""
         if self._book:
-            self._book.happened.append(event)
+            self._book.events.note(event)
 
     # -- the ledger --------------------------------------------------------------
 
@@ -261,15 +255,12 @@ class _Book:
         self._trouble = self._refused = ""
         self._services: tuple[Service, ...] = ()
         self._standings: list[Standing] | None = None
-        self._looked = datetime.fromtimestamp(0, UTC)
-        self.happened: list[events.Event] = []
-        """Events to be written down with what is folded next."""
         try:
             with said(self._path):
                 self._inode = os.stat(self._path).st_ino
                 self.begun_anew = self._db.execute("SELECT count(*) FROM attachment").fetchone() == (0,)
                 """Nothing was in it when it was opened."""
-                self._last_app = self._apps_met = self._db.execute("SELECT coalesce(max(id), 0) FROM app").fetchone()[0]
+                self.events = EventGatherer(self._db)
                 self._folding = Folding(self._db, attachment_of(engine.about), Namer(config.apps))
                 self._reader = reader_of(engine, owns_slots=True)
         except BaseException:
@@ -304,7 +295,7 @@ class _Book:
         with said(self._path):
             check_version(self._db, self._path)
             self._folding.commit(lambda: self._judge(now, before))
-            self.happened, self._last_app = [], self._apps_met
+            self.events.committed()
             self._reader.take_back()
             self._enforce(before, after)
             now_s = time.time()
@@ -329,12 +320,7 @@ class _Book:
     def _judge(self, now: datetime, counted: Mapping[str, int]) -> None:
         """Say how quotas stand by what is being folded in, and write down with it what is to be told of them."""
         zone, configured = local_zone(), self._config.quotas
-        happened_now = [*self.happened, *self._new_apps(now)]
-        if abs((now - self._looked).total_seconds()) >= _LOOK_EVERY_S:
-            self._looked = now
-            happened_now += [*self._levels_of_plans(now), *self._rapid_use(now)]
-        for happened in happened_now:
-            outbox.post(self._db, happened)
+        self.events.write_down(now)
         try:
             with transaction(self._db):
                 quotas.note(self._db, configured, now, zone)
@@ -344,10 +330,7 @@ class _Book:
                         period = quotas.period_of(self._db, one, now, zone)
                         quotas.fold_kernel(self._db, one.quota, period, self._attach_id, counted[name])
                 standings = quotas.standings(self._db, configured, now, zone)
-                for standing in standings:
-                    for event in quotas.record(self._db, standing):
-                        log(_words_of(event), "info" if event.kind is EventKind.RESET else "warning")
-                        outbox.post(self._db, _told(event))
+                self.events.write_down_of(standings)
                 saver = quotas.saver(self._db)
                 if saver:
                     standings.append(Standing(Kept(saver.quota, saver.since), now, zone, Span(saver.since, NEVER)))
@@ -363,65 +346,12 @@ class _Book:
             self._trouble = ""
             self._standings = standings
 
-    def _new_apps(self, now: datetime) -> list[events.Event]:
-        """Of the apps that the ledger has met with what is being folded in."""
-        rows = self._db.execute("SELECT id, name FROM app WHERE id > ? ORDER BY id", (self._last_app,)).fetchall()
-        self._apps_met = rows[-1][0] if rows else self._last_app
-        return [events.Event(type=events.EventType.APP_FIRST_SEEN, time=now, app=name) for _, name in rows]
-
-    def _levels_of_plans(self, now: datetime) -> list[events.Event]:
-        """Of the plans whose levels are reached; that a level is told once in a cycle, the outbox sees to."""
-        told = []
-        for plan in plans.kept(self._db):
-            stands = plans.judged(self._db, plan, now)
-            if stands.cycle is None:
-                continue
-            reached = [(events.EventType.PLAN_WARNING, level) for level in stands.warnings]
-            if stands.used_bytes >= stands.allowance_bytes:
-                reached.append((events.EventType.PLAN_EXHAUSTED, LIMIT))
-            told += [
-                events.Event(
-                    type=kind,
-                    time=now,
-                    plan=plan.target,
-                    level_percent=level,
-                    used_bytes=stands.used_bytes,
-                    limit_bytes=stands.allowance_bytes,
-                    period_begin=stands.cycle.begin,
-                    period_end=stands.cycle.end,
-                )
-                for kind, level in reached
-            ]
-        return told
-
-    def _rapid_use(self, now: datetime) -> list[events.Event]:
-        """Of the apps that have used much in the last minutes; told once an hour of each."""
-        begin = now - _RAPID
-        hour = now.replace(minute=0, second=0, microsecond=0)
-        rows = self._db.execute(
-            "SELECT app.name, sum(rx_bytes) + sum(tx_bytes) AS used FROM minute JOIN app ON app.id = app_id "
-            "WHERE kind = 'app' AND begin_s >= ? GROUP BY app_id HAVING used >= ?",
-            (int(begin.timestamp()), _RAPID_BYTES),
-        )
-        return [
-            events.Event(
-                type=events.EventType.APP_RAPID_USE,
-                time=now,
-                app=app,
-                used_bytes=used,
-                limit_bytes=_RAPID_BYTES,
-                period_begin=hour,
-                period_end=hour + timedelta(hours=1),
-            )
-            for app, used in rows
-        ]
-
     def note_missed(self, link: str) -> None:
         """A link was there and not counted since the last folding."""
         now_s = time.time()
         self._folding.note_missed(link, now_s)
         begin, end = (datetime.fromtimestamp(at_s, UTC) for at_s in (self._folding.last_s, now_s))
-        self.happened.append(events.tracer_gap(link, begin, end, "down"))
+        self.events.note(tracer_gap(link, begin, end, "down"))
 
     def _watch_the_clock(self, booted_ns: int, boottime_ns: int) -> None:
         step_ns = booted_ns - (booted_ns if self._clock_ns is None else self._clock_ns)
@@ -440,37 +370,3 @@ class _Book:
         """Let go; what was not committed is still in the kernel, and the kernel goes on enforcing."""
         self._enforcer.close()
         self._db.close()
-
-
-def _told(event: Event) -> events.Event:
-    """A quota's event, as hooks and `watch` are told of it."""
-    standing, quota = event.standing, event.standing.kept.quota
-    period = standing.period
-    return events.Event(
-        type=events.EventType(event.kind.value),
-        time=standing.now,
-        quota=quota.name,
-        app=quota.whom.name if isinstance(quota.whom, App) else None,
-        user=user_name(quota.whom.uid) if isinstance(quota.whom, User) else None,
-        link=quota.link or None,
-        profile=quota.profile or None,
-        level_percent=None if event.kind is EventKind.RESET else event.level or LIMIT,
-        used_bytes=standing.used_bytes,
-        limit_bytes=quota.limit_bytes,
-        period_begin=period.begin if period else standing.now,
-        period_end=standing.resets,
-        action=str(quota.action),
-        cgroups=(quota.whom.path,) if isinstance(quota.whom, Cgroup) and quota.whom.path.startswith("/") else (),
-    )
-
-
-def _words_of(event: Event) -> str:
-    standing, quota = event.standing, event.standing.kept.quota
-    used = f"{bytes_text(standing.used_bytes)} of {quota.limit}"
-    match event.kind:
-        case EventKind.WARNING:
-            return f"quota {quota.name}: {event.level} % is reached, {used}"
-        case EventKind.EXCEEDED:
-            return f"quota {quota.name}: the limit is reached, {used}: {quota.action}"
-        case EventKind.RESET:
-            return f"quota {quota.name}: a new period begins"

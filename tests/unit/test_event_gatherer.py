@@ -1,0 +1,80 @@
+"""What has happened by what is folded in: each event once, wherever a folding ends."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from esimbpf.event_gatherer import EventGatherer
+from esimbpf.events import link_up
+from esimbpf.ledger import outbox
+from esimbpf.ledger.database import connect, transaction
+from tests.unit.test_quotas import MB, NOW, add, known, moved, stand
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    with closing(connect(tmp_path)) as opened:
+        yield opened
+
+
+def told(db: sqlite3.Connection) -> list[tuple[str, str]]:
+    return [(posted.event.type.value, posted.event.subject) for posted in outbox.recent(db)]
+
+
+def gather(db: sqlite3.Connection, gatherer: EventGatherer, now: datetime = NOW) -> None:
+    with transaction(db):
+        gatherer.write_down(now)
+    gatherer.committed()
+
+
+def test_what_was_noted_and_new_apps_are_told_with_the_commit_that_holds(db: sqlite3.Connection) -> None:
+    gatherer = EventGatherer(db)
+    gatherer.note(link_up("wwan0", NOW))
+    db.execute("BEGIN")
+    known(db)
+    gatherer.write_down(NOW)
+    assert told(db)
+    db.execute("ROLLBACK")
+    assert told(db) == []
+    known(db)
+    gather(db, gatherer)
+    assert told(db) == [("link.up", "link:wwan0"), ("app.first-seen", "app:restic"), ("app.first-seen", "app:ssh")]
+    # Neither it nor the next daemon's gathers them again.
+    db.execute("DELETE FROM event")
+    for one in (gatherer, EventGatherer(db)):
+        gather(db, one)
+        assert told(db) == []
+
+
+def test_rapid_use_is_told_once_an_hour_and_looked_for_once_a_minute(db: sqlite3.Connection) -> None:
+    known(db)
+    gatherer = EventGatherer(db)
+    moved(db, 60 * MB, 39 * MB)
+    moved(db, 2 * MB, at=NOW - timedelta(minutes=6))
+    gather(db, gatherer)
+    moved(db, 1 * MB)
+    gather(db, gatherer, NOW + timedelta(seconds=59))
+    assert told(db) == []
+    for later in (60, 120):
+        gather(db, gatherer, NOW + timedelta(seconds=later))
+        assert told(db) == [("app.rapid-use", "app:restic")]
+    an_hour_later = NOW + timedelta(hours=1)
+    moved(db, 100 * MB, at=an_hour_later)
+    gather(db, gatherer, an_hour_later)
+    assert told(db) == [("app.rapid-use", "app:restic")] * 2
+
+
+def test_levels_of_quotas_are_told_once(db: sqlite3.Connection) -> None:
+    known(db)
+    add(db)
+    moved(db, 96 * MB)
+    for _ in range(2):
+        EventGatherer(db).write_down_of([stand(db)])
+    assert told(db) == [("quota.warning", "quota:backup")] * 2
+    assert [posted.event.level_percent for posted in outbox.recent(db)] == [80, 95]
