@@ -6,7 +6,8 @@
         ├── NotPermitted      no root, or a capability is missing
         ├── NoSuchLink        the link named is not there, or none is cellular
         ├── KernelLacks       the kernel has no BPF, no BTF, no cgroup v2, …
-        └── LedgerError       the ledger cannot be read or written at the moment
+        ├── LedgerError       the ledger cannot be read or written at the moment
+        └── ModemError        ModemManager cannot be asked, or refuses
 
 Each carries one line that says what is missing and one that says what to do.
 The command line catches the tree once, in its entry, and prints both.
@@ -19,6 +20,7 @@ __all__ = [
     "EsimbpfError",
     "KernelLacks",
     "LedgerError",
+    "ModemError",
     "NoSuchLink",
     "NotPermitted",
     "UsageError",
@@ -69,3 +71,7 @@ class LedgerError(CannotError):
     def __init__(self, message: str, hint: str = "", passing: bool = False) -> None:
         super().__init__(message, hint)
         self.passing = passing
+
+
+class ModemError(CannotError):
+    """ModemManager cannot be asked, does not answer, or refuses."""
