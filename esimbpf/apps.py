@@ -522,7 +522,8 @@ def _program_app(process: Process, exe: str) -> str:
     program, args = _invocation(process, exe)
     if args and _basename(args[0]) == "env":
         args = tuple(_without_env(args))
-        program = _argument_zero(args) if args and program == "env" else program
+        if program == "env" and args:
+            program = _argument_zero(args) or program
     interpreter = _interpreter(program)
     if interpreter is None:
         return program

@@ -346,6 +346,7 @@ def test_a_script_in_a_service_is_named_by_the_service() -> None:
         (process("busybox", exe="/bin/busybox", comm="busybox"), "busybox"),
         (process("-sh", exe="/bin/busybox", comm="sh"), "sh"),
         (process("env", "curl", "x", exe="/usr/bin/env", comm="env"), "curl"),
+        (process("env", "", exe="", comm="env"), "env"),
         (process(comm="mystery"), "mystery"),
         (process(), "unknown"),
     ],
