@@ -161,8 +161,10 @@ struct watched_links {
 	struct link links[MAX_LINKS];
 	__u32 quota_epoch;	/* raised when quotas have come, gone or been given to others; 0: there are none */
 	__u32 open_services;	/* enum open_service: what the saver mode leaves open to everybody */
+	__u32 resets_wanted;	/* set by the kernel side: how many connections are to be ended, see answer.h */
+	__u32 padding;
 };
-_Static_assert(sizeof(struct watched_links) == 16 + 16 * MAX_LINKS, "struct watched_links");
+_Static_assert(sizeof(struct watched_links) == 24 + 16 * MAX_LINKS, "struct watched_links");
 
 /* --- quotas: see verdict.h ------------------------------------------------ */
 

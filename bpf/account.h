@@ -21,7 +21,9 @@
 #include "vmlinux.h"
 #include "maps.h"
 #include "owner.h"
+#include "packet.h"
 #include "verdict.h"
+#include "answer.h"
 
 static __always_inline void count(__u32 link, __u32 slot, struct weight weight,
 				  enum direction direction)
@@ -37,113 +39,6 @@ static __always_inline void count(__u32 link, __u32 slot, struct weight weight,
 		usage->rx_bytes += weight.bytes;
 		usage->rx_packets += weight.packets;
 	}
-}
-
-#define MAX_HEADERS 8
-
-static __always_inline bool is_ipv6_extension(__u8 protocol)
-{
-	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING ||
-	       protocol == IPPROTO_DSTOPTS || protocol == IPPROTO_MH;
-}
-
-/* What the headers of an IP packet say. */
-struct headers {
-	__u32 bytes;		/* IP and all behind it up to the transport's payload */
-	__u32 fragment_bytes;	/* the same up to what is fragmented, if it is a fragment */
-	__u8 protocol;		/* of what follows; of a fragment, none */
-	bool fragment;
-	bool first_fragment;
-};
-
-/*
- * Walks the headers of the IP packet at `offset`: IPv4 and IPv6 with extension
- * headers, one in the other, TCP or UDP at the end. What is none of these ends
- * the walk; its header counts as payload.
- */
-static __noinline int walk_headers(struct __sk_buff *skb, __u32 offset, struct headers *headers)
-{
-	__u32 at = offset;
-	__u8 next = 0, first = 0;
-	int i;
-
-	if (!headers)
-		return -1;
-	if (bpf_skb_load_bytes(skb, at, &first, 1))
-		return -1;
-	next = (first >> 4) == 6 ? IPPROTO_IPV6 : IPPROTO_IPIP;
-
-	for (i = 0; i < MAX_HEADERS; i++) {
-		__u8 raw[8];
-
-		if (next == IPPROTO_IPIP) {
-			__u32 length;
-
-			if (bpf_skb_load_bytes(skb, at, raw, 8))
-				return -1;
-			length = (raw[0] & 0xf) * 4;
-			if ((raw[6] & 0x3f) | raw[7]) {
-				headers->fragment = true;
-				headers->first_fragment = !((raw[6] & 0x1f) | raw[7]);
-				headers->fragment_bytes = at + length - offset;
-				break;
-			}
-			if (bpf_skb_load_bytes(skb, at + 9, &next, 1))
-				return -1;
-			at += length;
-		} else if (next == IPPROTO_IPV6) {
-			if (bpf_skb_load_bytes(skb, at + 6, &next, 1))
-				return -1;
-			at += 40;
-		} else if (is_ipv6_extension(next)) {
-			if (bpf_skb_load_bytes(skb, at, raw, 2))
-				return -1;
-			next = raw[0];
-			at += (raw[1] + 1) * 8;
-		} else if (next == IPPROTO_FRAGMENT) {
-			if (bpf_skb_load_bytes(skb, at, raw, 8))
-				return -1;
-			/* An atomic fragment (offset 0, no more to come) is whole. */
-			headers->fragment = (raw[2] | (raw[3] & 0xf9)) != 0;
-			headers->first_fragment = !(raw[2] | (raw[3] & 0xf8));
-			headers->fragment_bytes = at + 8 - offset;
-			if (headers->fragment)
-				break;
-			next = raw[0];
-			at += 8;
-		} else if (next == IPPROTO_TCP) {
-			if (bpf_skb_load_bytes(skb, at + 12, raw, 1))
-				return -1;
-			at += (raw[0] >> 4) * 4;
-			break;
-		} else if (next == IPPROTO_UDP || next == IPPROTO_UDPLITE) {
-			at += 8;
-			break;
-		} else {
-			break;
-		}
-	}
-	headers->bytes = at - offset;
-	headers->protocol = next;
-	return 0;
-}
-
-#define LARGEST_IPV6_PAYLOAD 65535
-#define JUMBO_HEADER_BYTES 8
-
-/*
- * An offload packet too large for IPv6's length field has a hop-by-hop header
- * with the true length (BIG TCP), which none of its segments will have. Later
- * kernels do without it.
- */
-static __noinline __u32 jumbo_header_bytes(struct __sk_buff *skb, __u32 offset)
-{
-	__u8 head[7]; /* up to the next header's type; the payload's length is at 4 */
-
-	if (skb->protocol != bpf_htons(ETH_P_IPV6) ||
-	    bpf_skb_load_bytes(skb, offset, head, sizeof(head)))
-		return 0;
-	return head[4] == 0 && head[5] == 0 && head[6] == IPPROTO_HOPOPTS ? JUMBO_HEADER_BYTES : 0;
 }
 
 /*
@@ -168,40 +63,6 @@ static __noinline int weigh_segments(struct __sk_buff *skb, __u32 offset, struct
 	}
 	if (skb->len > LARGEST_IPV6_PAYLOAD)
 		weight->bytes -= weight->packets * jumbo_header_bytes(skb, offset);
-	return 0;
-}
-
-static __always_inline bool is_ip(struct __sk_buff *skb)
-{
-	return skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6);
-}
-
-struct vlan_header {
-	__be16 tci;
-	__be16 protocol;
-};
-
-/*
- * Where a frame that does not say IP has its IP packet: behind VLAN tags that
- * the device does not take off. 0 if it has none.
- */
-static __noinline __u32 ip_behind_vlan(struct __sk_buff *skb, __u32 header_len)
-{
-	__be16 protocol = skb->protocol;
-	struct vlan_header tag;
-	__u32 offset = header_len;
-	int i;
-
-	for (i = 0; i < 2; i++) {
-		if (protocol != bpf_htons(ETH_P_8021Q) && protocol != bpf_htons(ETH_P_8021AD))
-			return 0;
-		if (bpf_skb_load_bytes(skb, offset, &tag, sizeof(tag)))
-			return 0;
-		offset += sizeof(tag);
-		protocol = tag.protocol;
-		if (protocol == bpf_htons(ETH_P_IP) || protocol == bpf_htons(ETH_P_IPV6))
-			return offset;
-	}
 	return 0;
 }
 
@@ -376,13 +237,20 @@ static __always_inline struct weight weigh_sent(struct __sk_buff *skb, __u32 off
 	return weight;
 }
 
-/* The bytes of the last packet that a packet becomes on the link. */
-static __always_inline __u64 last_segment(struct __sk_buff *skb, __u32 offset, const struct weight *weight)
+/* The bytes of the last packet that an offload packet becomes on the link, if its sender may send the others alone. */
+static __noinline __u64 last_segment(struct __sk_buff *skb, __u32 offset, const struct weight *weight)
 {
-	__u64 others = weight->packets - 1, headers;
+	struct bpf_sock *socket = skb->sk;
+	__u64 others, headers;
 
-	if (!others || skb->wire_len < skb->len)
+	if (!weight)
+		return 0;
+	others = weight->packets - 1;
+	if (!socket || !others || skb->wire_len < skb->len)
 		return weight->bytes;
+	socket = bpf_sk_fullsock(socket);
+	if (!socket || socket->protocol != IPPROTO_TCP)
+		return weight->bytes; /* nobody would send datagrams again in parts */
 	headers = (skb->wire_len - skb->len) / others - offset;
 	return weight->bytes - others * (skb->gso_size + headers);
 }
@@ -394,7 +262,7 @@ static __always_inline int judge_sent(struct __sk_buff *skb, __u32 link, __u32 s
 
 	if (watched.open_services)
 		way |= service_bit(skb, offset, 1);
-	return judge(way, slot, weight->bytes, weight->packets, last_segment(skb, offset, weight));
+	return judge(way, slot, weight->bytes, weight->packets > 1 ? last_segment(skb, offset, weight) : weight->bytes);
 }
 
 static __always_inline int packet_sent(struct __sk_buff *skb)
@@ -437,9 +305,13 @@ static __always_inline int packet_sent(struct __sk_buff *skb)
 	if (has_quotas(slot)) {
 		int verdict = judge_sent(skb, link, slot, offset, &weight);
 
-		if (verdict == BLOCKED && become_reset(skb, offset))
-			return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
-		if (verdict == BLOCKED || verdict == TOO_LARGE)
+		if (verdict == BLOCKED && always_passes(skb, offset, slot, 1)) {
+			use_sent_of_all(slot, link, weight.bytes, QUOTAS_PER_PROCESS);
+		} else if (verdict == BLOCKED) {
+			count_blocked(link, slot, weight.bytes, weight.packets, SENT);
+			return become_reset(skb, offset) ? bpf_redirect(skb->ifindex, BPF_F_INGRESS) : TC_ACT_SHOT;
+		}
+		if (verdict == TOO_LARGE)
 			return TC_ACT_SHOT;
 		if (verdict == AT_RATE)
 			limit_window(skb, offset, slot, link);
@@ -515,6 +387,8 @@ static __always_inline int packet_received(struct __sk_buff *skb)
 	count(link, SLOT_LINK, weight, RECEIVED);
 	if (settings.enforces && watched.quota_epoch)
 		charge_everybody(link, weight.bytes);
+	if (settings.enforces && watched.resets_wanted)
+		reset_receiver(skb, link, offset);
 	return TC_ACT_UNSPEC;
 }
 
@@ -622,7 +496,8 @@ static __always_inline int judge_delivered(struct __sk_buff *skb, __u32 link, __
 
 	if (watched.open_services)
 		way |= service_bit(skb, 0, 0);
-	return judge(way, slot, weight->bytes, weight->packets, weight->bytes);
+	/* What was merged on its way in counts as one packet: what of it is dropped has been paid for. */
+	return judge(way, slot, weight->bytes, weight->bytes);
 }
 
 static __always_inline int packet_delivered(struct __sk_buff *skb)
@@ -668,8 +543,12 @@ static __always_inline int packet_delivered(struct __sk_buff *skb)
 	if (has_quotas(slot)) {
 		int verdict = judge_delivered(skb, link, slot, &weight);
 
-		if (verdict == BLOCKED || verdict == TOO_LARGE)
+		if ((verdict == BLOCKED && !always_passes(skb, 0, slot, 0)) || verdict == TOO_LARGE) {
+			count_blocked(link, slot, weight.bytes, weight.packets, RECEIVED);
+			if (verdict == BLOCKED)
+				want_reset(skb, slot);
 			return 0;
+		}
 	}
 	return 1;
 }
@@ -685,6 +564,7 @@ static __always_inline int packet_refused(struct __sk_buff *skb)
 {
 	__u32 link = link_find(skb->ifindex), slot, way;
 	struct bpf_sock *socket = skb->sk;
+	struct task_struct *task;
 	struct owner *owner;
 
 	if (link == NO_LINK || !watched.quota_epoch || !socket)
@@ -695,11 +575,14 @@ static __always_inline int packet_refused(struct __sk_buff *skb)
 	owner = owner_get(socket);
 	if (!owner || owner->netns_cookie != watched.netns_cookie || socket->protocol == IPPROTO_TCP)
 		return 1;
+	task = bpf_get_current_task_btf();
+	if (task->tgid != owner->tgid)
+		return 1; /* inherited or passed on: whose it is now is found where it is counted */
 	slot = slot_counted(owner, slot_at(owner->slot));
 	way = link;
 	if (watched.open_services)
 		way |= service_bit(skb, 0, 1);
-	if (!is_blocked(slot, way))
+	if (!is_blocked(slot, way) || always_passes(skb, 0, slot, 1))
 		return 1;
 	count_blocked(link, slot, skb->len, 1, SENT);
 	return 0;

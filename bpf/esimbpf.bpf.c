@@ -8,6 +8,7 @@
  *	socket_created		the root cgroup's sock_create	required
  *	socket_sent, …_received	tracepoints of sockets		optional, 6.3
  *	process_forked, …_exited, …_execed  tracepoints of the scheduler  optional
+ *	process_moved		tracepoint of cgroups		optional
  *	forwarded		tracepoint of the devices	optional
  *	open_sockets		iterator over all descriptors	optional, run once
  *
@@ -90,6 +91,12 @@ SEC("tp_btf/sched_process_exec")
 int BPF_PROG(process_execed, struct task_struct *task)
 {
 	return process_exec(task);
+}
+
+SEC("tp_btf/cgroup_attach_task")
+int BPF_PROG(process_moved, struct cgroup *to, const char *path, struct task_struct *task)
+{
+	return process_move(task);
 }
 
 SEC("tp_btf/net_dev_queue")

@@ -260,6 +260,29 @@ struct {
 	__type(value, struct usage);
 } blocked SEC(".maps");
 
+/*
+ * Connections of which something was blocked on receipt, to be ended with the
+ * next packet (answer.h). When it is full, further ones end by time-out.
+ * Memory: about 100 B x those.
+ */
+struct flow {
+	__u8 local[16], remote[16];	/* IPv4 addresses are the first four bytes */
+	__be16 local_port, remote_port;
+};
+
+struct unwanted {
+	__u32 sequence;		/* of the first byte that was blocked */
+	__u32 slot;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, struct flow);
+	__type(value, struct unwanted);
+} unwanted SEC(".maps");
+
 /* NULL never happens: every slot is below the array's size. */
 static __always_inline struct usage *usage_at(__u32 link, __u32 slot)
 {
@@ -351,6 +374,21 @@ static __always_inline struct usage *blocked_at(__u32 link, __u32 slot)
 		return usage;
 	key.slot = SLOT_OVERFLOW;
 	return bpf_map_lookup_elem(&blocked, &key);
+}
+
+static __always_inline struct unwanted *unwanted_find(const struct flow *flow)
+{
+	return bpf_map_lookup_elem(&unwanted, flow);
+}
+
+static __always_inline long unwanted_add(const struct flow *flow, const struct unwanted *value)
+{
+	return bpf_map_update_elem(&unwanted, flow, value, BPF_NOEXIST);
+}
+
+static __always_inline long unwanted_forget(const struct flow *flow)
+{
+	return bpf_map_delete_elem(&unwanted, flow);
 }
 
 static __always_inline struct delivery *delivery_of(__u32 link)

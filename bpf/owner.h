@@ -374,6 +374,21 @@ static __always_inline int process_exec(struct task_struct *task)
 	return 0;
 }
 
+/* A process has gone to another cgroup, as desktops move what they have started. */
+static __always_inline int process_move(struct task_struct *task)
+{
+	struct task_struct *leader = READ(task, group_leader);
+	struct process_key key = process_key_of(leader);
+	__u32 *slot = process_slot_find(&key);
+	struct slot *state = slot ? slot_at(*slot) : NULL;
+
+	if (!state)
+		return 0;
+	record_cgroup(*slot, (__u64)leader);
+	state->revision++;
+	return 0;
+}
+
 /* The kernel's own address of a packet's socket, which the context hides. */
 static __always_inline struct sock *kernel_socket(struct __sk_buff *skb)
 {

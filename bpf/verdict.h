@@ -21,14 +21,7 @@
 #include "vmlinux.h"
 #include "maps.h"
 #include "owner.h"
-
-enum direction { RECEIVED, SENT };
-
-/* A packet's billable bytes, and the packets that it is on the link. */
-struct weight {
-	__u64 bytes;
-	__u64 packets;
-};
+#include "packet.h"
 
 #define NEVER (~0ULL)
 #define NS_PER_S 1000000000ULL
@@ -266,13 +259,14 @@ static __always_inline int charge(__u32 quota, __u32 link, __u64 bytes, __u64 la
 	return PASSES;
 }
 
-__noinline int refund(__u32 quota, __u32 link, __u64 bytes)
+/* Adds to the use of a quota that counts what is sent. */
+__noinline int use_sent(__u32 quota, __u32 link, __u64 bytes)
 {
 	struct quota_terms *terms = quota_terms_of(quota);
 	struct quota_use *use = quota_use_at(quota);
 
 	if (terms && use && (terms->links >> (link & 31) & 1) && (terms->counts & QUOTA_COUNTS_SENT))
-		add_to(&use->bytes, -bytes);
+		add_to(&use->bytes, bytes);
 	return 0;
 }
 
@@ -314,8 +308,11 @@ __noinline int count_blocked(__u32 link, __u32 slot, __u64 bytes, __u64 packets,
 	return 0;
 }
 
-/* Takes back what was charged to a slot's quotas before the one that has not let pass what was to be sent. */
-__noinline int refund_all(__u32 slot, __u32 link, __u64 bytes, __u32 charged, __u32 service)
+/*
+ * Adds to the use of the first `most` of a slot's quotas; less than nothing
+ * takes back what was charged before one has not let pass what was to be sent.
+ */
+__noinline int use_sent_of_all(__u32 slot, __u32 way, __u64 bytes, __u32 most)
 {
 	struct slot_quotas *quotas = quotas_of(slot);
 	int i;
@@ -323,17 +320,20 @@ __noinline int refund_all(__u32 slot, __u32 link, __u64 bytes, __u32 charged, __
 	if (!quotas)
 		return 0;
 	for (i = 0; i < QUOTAS_PER_PROCESS; i++) {
-		if (i > charged || i >= quotas->count)
+		if (i >= most || i >= quotas->count)
 			break;
-		if (service && quotas->quotas[i] == SAVER_QUOTA)
+		if ((way & SERVICE_BIT) && quotas->quotas[i] == SAVER_QUOTA)
 			continue;
-		refund(quotas->quotas[i], link, bytes);
+		use_sent(quotas->quotas[i], LINK_OF(way), bytes);
 	}
 	return 0;
 }
 
-/* The verdict of all quotas of a slot that has some; what is blocked is counted as such. */
-__noinline int judge(__u32 way, __u32 slot, __u64 bytes, __u64 packets, __u64 last)
+/*
+ * The verdict of all quotas of a slot that has some on a packet, which is
+ * charged to them. `last` are the bytes of its last segment.
+ */
+__noinline int judge(__u32 way, __u32 slot, __u64 bytes, __u64 last)
 {
 	__u32 link = LINK_OF(way), sent = way / SENT_BIT & 1;
 	struct slot_quotas *quotas = quotas_of(slot);
@@ -351,15 +351,41 @@ __noinline int judge(__u32 way, __u32 slot, __u64 bytes, __u64 packets, __u64 la
 			continue;
 		verdict = said;
 		if (said != AT_RATE && sent) {
-			refund_all(slot, link, bytes, i, way & SERVICE_BIT);
+			use_sent_of_all(slot, way, -bytes, i + 1);
 			break;
 		}
 		/* What was received is used of the others, too. */
 	}
-	/* What was received in vain has been paid for, and is told in any case. */
-	if (verdict == BLOCKED || (verdict == TOO_LARGE && !sent))
-		count_blocked(link, slot, bytes, packets, sent);
 	return verdict;
+}
+
+#define ICMPV6_MLD_QUERY 130
+#define ICMPV6_REDIRECT 137
+#define ICMPV6_MLD2_REPORT 143
+
+/*
+ * Whether a packet passes whatever quotas say, and is charged to them: without
+ * neighbour discovery and multicast membership (RFC 4861, 2710, 3810, 3376) a
+ * link is none; and a reset, received, or sent by the kernel for nobody, ends
+ * what would go on being paid for.
+ */
+static __noinline bool always_passes(struct __sk_buff *skb, __u32 offset, __u32 slot, __u32 sent)
+{
+	struct headers headers = {};
+	__u8 byte = 0;
+
+	if (walk_headers(skb, offset, &headers) || headers.fragment || headers.ip_headers != 1)
+		return false;
+	if (headers.protocol == IPPROTO_IGMP)
+		return true;
+	if (headers.protocol == IPPROTO_ICMPV6) {
+		bpf_skb_load_bytes(skb, offset + headers.transport_at, &byte, 1);
+		return (byte >= ICMPV6_MLD_QUERY && byte <= ICMPV6_REDIRECT) || byte == ICMPV6_MLD2_REPORT;
+	}
+	if (headers.protocol != IPPROTO_TCP || (sent && slot != SLOT_KERNEL))
+		return false;
+	bpf_skb_load_bytes(skb, offset + headers.transport_at + 13, &byte, 1);
+	return byte & TCP_RST;
 }
 
 /* What came in is used of the quotas of everybody without exception, whoever gets it. */
@@ -387,215 +413,6 @@ static __noinline int charge_everybody(__u32 link, __u64 bytes)
 	return 0;
 }
 
-/* --- telling the peer ----------------------------------------------------------- */
-
-#define TCP_FIN 0x01
-#define TCP_SYN 0x02
-#define TCP_RST 0x04
-#define TCP_ACK 0x10
-#define TCP_BYTES 20
-
-struct tcp_header {
-	__be16 source, destination;
-	__be32 sequence, acknowledged;
-	__u8 offset, flags;
-	__be16 window, checksum, urgent;
-};
-
-#define UNLIMITED (~0U)
-#define SMALLEST_WINDOW 2048
-
-/* The bytes that a slot may receive over a link now, by the rates of its quotas that are used up. */
-__noinline __u32 receivable(__u32 slot, __u32 link)
-{
-	struct slot_quotas *quotas = quotas_of(slot);
-	__u64 now = bpf_ktime_get_ns(), least = UNLIMITED;
-	int i;
-
-	if (!quotas)
-		return UNLIMITED;
-	for (i = 0; i < QUOTAS_PER_PROCESS; i++) {
-		struct quota_terms *terms;
-		struct quota_use *use;
-		__u64 free_at, saved, bytes;
-
-		if (i >= quotas->count)
-			break;
-		terms = quota_terms_of(quotas->quotas[i]);
-		use = quota_use_at(quotas->quotas[i]);
-		if (!terms || !use || terms->action != QUOTA_THROTTLE || !(terms->links >> (link & 31) & 1) ||
-		    !(terms->counts & QUOTA_COUNTS_RECEIVED) || use->bytes < terms->stop_at_bytes)
-			continue;
-		free_at = use->free_at_ns[0];
-		saved = free_at && free_at < now ? now - free_at : 0;
-		if (saved > terms->burst_ns)
-			saved = terms->burst_ns;
-		bytes = saved * (terms->bytes_per_s / 1024) / (NS_PER_S / 1024);
-		if (!free_at)
-			bytes = SMALLEST_WINDOW;
-		if (bytes < least)
-			least = bytes;
-	}
-	return least;
-}
-
-/*
- * What comes in too fast has been paid for when it is dropped. So TCP's peer is
- * told not to send more than may come in: the window that a process's packet
- * offers is made smaller. At zero the peer asks again, a few times a second.
- */
-static __noinline int limit_window(struct __sk_buff *skb, __u32 offset, __u32 slot, __u32 link)
-{
-	struct bpf_sock *socket = skb->sk;
-	struct tcp_sock *tcp_sock;
-	struct tcp_header tcp = {};
-	__u32 at, most, scale;
-	__be16 window;
-	__u8 ip[20];
-
-	if (!socket)
-		return 0;
-	socket = bpf_sk_fullsock(socket);
-	if (!socket || socket->protocol != IPPROTO_TCP || socket->state == BPF_TCP_LISTEN)
-		return 0;
-	most = receivable(slot, link);
-	if (most == UNLIMITED || bpf_skb_load_bytes(skb, offset, ip, sizeof(ip)))
-		return 0;
-	at = offset + ((ip[0] >> 4) == 6 ? 40 : (ip[0] & 0xf) * 4);
-	if (bpf_skb_load_bytes(skb, at, &tcp, sizeof(tcp)) || tcp.flags & (TCP_SYN | TCP_RST))
-		return 0;
-	tcp_sock = (void *)kernel_socket(skb);
-	scale = BPF_CORE_READ_BITFIELD_PROBED(&tcp_sock->rx_opt, rcv_wscale);
-	most -= most / 16; /* headers count, and windows know of none */
-	most = most < SMALLEST_WINDOW ? 0 : most >> (scale & 0xf);
-	if (most >= bpf_ntohs(tcp.window))
-		return 0;
-	window = bpf_htons(most);
-	bpf_l4_csum_replace(skb, at + __builtin_offsetof(struct tcp_header, checksum), tcp.window, window, 2);
-	bpf_skb_store_bytes(skb, at + __builtin_offsetof(struct tcp_header, window), &window, sizeof(window), 0);
-	return 0;
-}
-
-/* --- telling the program --------------------------------------------------------- */
-
-/*
- * A TCP socket whose packet is blocked would try again for minutes. It is
- * given the answer that it would get from a peer that does not want it: the
- * packet goes back as a reset, marked, so that it is not counted as received.
- */
-#define RESET_MARK 0x65536d52
-static __always_inline __u16 folded(__u64 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32 & 0xffff) + (sum >> 48);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~((sum & 0xffff) + (sum >> 16));
-}
-
-/* Turns a header around: who was called answers. `length` is of all that was sent behind it, without options. */
-static __always_inline void turn_around(struct tcp_header *tcp, __u32 payload)
-{
-	struct tcp_header was = *tcp;
-	__u32 length = payload + !!(was.flags & TCP_SYN) + !!(was.flags & TCP_FIN);
-
-	tcp->source = was.destination;
-	tcp->destination = was.source;
-	tcp->offset = TCP_BYTES / 4 << 4;
-	tcp->window = tcp->urgent = tcp->checksum = 0;
-	if (was.flags & TCP_ACK) {
-		tcp->sequence = was.acknowledged;
-		tcp->acknowledged = 0;
-		tcp->flags = TCP_RST;
-	} else {
-		tcp->sequence = 0;
-		tcp->acknowledged = bpf_htonl(bpf_ntohl(was.sequence) + length);
-		tcp->flags = TCP_RST | TCP_ACK;
-	}
-}
-
-/* 1 if the packet, with its IP header at `offset`, has become the reset. */
-static __noinline int become_reset(struct __sk_buff *skb, __u32 offset)
-{
-	struct tcp_header tcp = {};
-	__u8 ip[40] = {}, mac[12], other[6];
-	__u32 six, at, ip_bytes, total, i;
-	__u64 sum;
-
-	if (bpf_skb_load_bytes(skb, offset, ip, 20))
-		return 0;
-	six = (ip[0] >> 4) == 6;
-	if (six) {
-		if (bpf_skb_load_bytes(skb, offset, ip, 40) || ip[6] != IPPROTO_TCP)
-			return 0;
-		ip_bytes = 40;
-		total = 40 + (ip[4] << 8 | ip[5]);
-	} else {
-		if (ip[0] != 0x45 || ip[9] != IPPROTO_TCP)
-			return 0;
-		ip_bytes = 20;
-		total = ip[2] << 8 | ip[3];
-	}
-	at = offset + ip_bytes;
-	if (bpf_skb_load_bytes(skb, at, &tcp, sizeof(tcp)) || tcp.flags & TCP_RST)
-		return 0;
-	total -= ip_bytes + (tcp.offset >> 4) * 4;
-	turn_around(&tcp, total);
-
-	if (bpf_skb_change_tail(skb, at + TCP_BYTES, 0))
-		return 0;
-	if (six) {
-		__u8 *source = ip + 8, *destination = ip + 24;
-
-		ip[4] = 0;
-		ip[5] = TCP_BYTES;
-		ip[7] = 64;
-#pragma unroll
-		for (i = 0; i < 16; i++) {
-			__u8 byte = source[i];
-
-			source[i] = destination[i];
-			destination[i] = byte;
-		}
-		sum = bpf_csum_diff(NULL, 0, (__be32 *)source, 32, bpf_htonl(TCP_BYTES + IPPROTO_TCP));
-	} else {
-		__u8 *source = ip + 12, *destination = ip + 16;
-
-		ip[2] = 0;
-		ip[3] = 20 + TCP_BYTES;
-		ip[6] = ip[7] = ip[10] = ip[11] = 0;
-		ip[8] = 64;
-#pragma unroll
-		for (i = 0; i < 4; i++) {
-			__u8 byte = source[i];
-
-			source[i] = destination[i];
-			destination[i] = byte;
-		}
-		*(__u16 *)(ip + 10) = folded(bpf_csum_diff(NULL, 0, (__be32 *)ip, 20, 0));
-		sum = bpf_csum_diff(NULL, 0, (__be32 *)source, 8, bpf_htonl(TCP_BYTES + IPPROTO_TCP));
-	}
-	tcp.checksum = folded(bpf_csum_diff(NULL, 0, (__be32 *)&tcp, TCP_BYTES, sum));
-	if (six ? bpf_skb_store_bytes(skb, offset, ip, 40, 0) : bpf_skb_store_bytes(skb, offset, ip, 20, 0))
-		return 0;
-	if (bpf_skb_store_bytes(skb, at, &tcp, TCP_BYTES, 0))
-		return 0;
-	if (offset >= 14) {
-		if (bpf_skb_load_bytes(skb, 0, mac, 12))
-			return 0;
-		__builtin_memcpy(other, mac, 6);
-		__builtin_memcpy(mac, mac + 6, 6);
-		__builtin_memcpy(mac + 6, other, 6);
-		if (bpf_skb_store_bytes(skb, 0, mac, 12, 0))
-			return 0;
-	}
-	skb->mark = RESET_MARK;
-	return 1;
-}
-
-static __always_inline bool is_our_reset(struct __sk_buff *skb)
-{
-	return skb->mark == RESET_MARK;
-}
-
 /*
  * SERVICE_BIT if a packet is of a service that is open, by the ports of its
  * two ends: RFC 1035, 7858 and 9250; 2131 and 8415; 5905.
@@ -614,6 +431,8 @@ static __noinline __u32 service_bit(struct __sk_buff *skb, __u32 offset, __u32 s
 	} else {
 		at = offset + (ip[0] & 0xf) * 4;
 		protocol = ip[9];
+		if ((ip[6] & 0x1f) | ip[7])
+			return 0; /* a later fragment has no ports, but what looks like some */
 	}
 	if ((protocol != IPPROTO_UDP && protocol != IPPROTO_TCP) || bpf_skb_load_bytes(skb, at, ports, sizeof(ports)))
 		return 0;

@@ -44,9 +44,9 @@ DESCENDANT: Final = struct.Struct("=2I")
 """struct descendant: command, exited."""
 SETTINGS: Final = struct.Struct("=5I")
 """struct settings: slots_per_link, links, sees_forks, follows, enforces."""
-WATCHED_LINKS: Final = struct.Struct("=Q" + "4I" * MAX_LINKS + "2I")
+WATCHED_LINKS: Final = struct.Struct("=Q" + "4I" * MAX_LINKS + "4I")
 """struct watched_links: netns_cookie; of each link ifindex, header_len, fragments_seen, padding; quota_epoch,
-open_services."""
+open_services, resets_wanted, padding."""
 LINK_OFFSET: Final = 8
 LINK_BYTES: Final = 16
 QUOTA_EPOCH_OFFSET: Final = LINK_OFFSET + LINK_BYTES * MAX_LINKS

@@ -42,7 +42,7 @@ MAPS: Final = (
     # Named so that pins keep them, too.
     *("owners", "echo_senders", "deliveries"),
     *("quota_rules", "quota_uses", "quota_exes", "quota_cgroups", "quota_users", "quota_processes"),
-    *("quota_names", "quota_everybody", "quotas_blocks", "ancestries", "blocked"),
+    *("quota_names", "quota_everybody", "quotas_blocks", "ancestries", "blocked", "unwanted"),
 )
 """The maps of the object; those of the second line concern the programs alone."""
 

@@ -118,6 +118,14 @@ PROGRAMS: Final = (
         "BTF (CONFIG_DEBUG_INFO_BTF)",
     ),
     Program(
+        "process_moved",
+        Hook.TRACEPOINT,
+        False,
+        "notices that a process goes to another cgroup",
+        "a process that has opened a socket keeps the name and the quotas of the cgroup in which it did",
+        "BTF (CONFIG_DEBUG_INFO_BTF)",
+    ),
+    Program(
         "forwarded",
         Hook.TRACEPOINT,
         False,

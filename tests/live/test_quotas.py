@@ -52,7 +52,7 @@ class Limited:
 
     def blocked(self, pid: int) -> Counters:
         """What was blocked of a process on the first link."""
-        slots = range(FIRST_PROCESS_SLOT, FIRST_PROCESS_SLOT + 64)
+        slots = range(FIRST_PROCESS_SLOT, FIRST_PROCESS_SLOT + 1024)
         [slot] = (at for at in slots if abi.decode_process(self.engine.processes.lookup(at), False).process.pid == pid)
         return self.quotas.blocked().get((0, slot), NOTHING)
 
