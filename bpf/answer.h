@@ -75,7 +75,7 @@ static __noinline int limit_window(struct __sk_buff *skb, __u32 offset, __u32 sl
 	if (bpf_skb_load_bytes(skb, at, &tcp, sizeof(tcp)) || tcp.flags & (TCP_SYN | TCP_RST))
 		return 0;
 	tcp_sock = (void *)kernel_socket(skb);
-	scale = BPF_CORE_READ_BITFIELD_PROBED(&tcp_sock->rx_opt, rcv_wscale);
+	scale = BPF_CORE_READ_BITFIELD_PROBED(tcp_sock, rx_opt.rcv_wscale);
 	most -= most / 16; /* headers count, and windows know of none */
 	most = most < SMALLEST_WINDOW ? 0 : most >> (scale & 0xf);
 	if (most >= bpf_ntohs(tcp.window))

@@ -198,7 +198,7 @@ __noinline int find_quotas(__u32 slot, __u32 epoch)
  * and as much may pass at once as is paid for in `burst_ns`. It begins with
  * nothing saved up.
  */
-__noinline int within_rate(__u32 quota, __u64 bytes, __u32 direction)
+__noinline int within_rate(__u32 quota, __u64 bytes, __u64 last, __u32 direction)
 {
 	struct quota_terms *terms = quota_terms_of(quota);
 	struct quota_use *use = quota_use_at(quota);
@@ -209,6 +209,8 @@ __noinline int within_rate(__u32 quota, __u64 bytes, __u32 direction)
 	rate = terms->bytes_per_s;
 	if (!rate)
 		return 0;
+	if (bytes > last && bytes * NS_PER_S / rate > terms->burst_ns)
+		return 0; /* its sender shall try smaller ones */
 	free_at = use->free_at_ns[direction & 1];
 	if (!free_at)
 		use->free_at_ns[direction & 1] = now;
@@ -255,7 +257,7 @@ static __always_inline int charge(__u32 quota, __u32 link, __u64 bytes, __u64 la
 	if (terms->action == QUOTA_BLOCK)
 		return before < stop_at ? TOO_LARGE : BLOCKED;
 	if (terms->action == QUOTA_THROTTLE)
-		return within_rate(quota, bytes, direction) ? AT_RATE : TOO_LARGE;
+		return within_rate(quota, bytes, last, direction) ? AT_RATE : TOO_LARGE;
 	return PASSES;
 }
 

@@ -170,7 +170,7 @@ def whom_text(whom: Whom) -> str:
 
 _SLOWEST: Final = "8kbit"
 _FASTEST: Final = "100Gbit"
-_LARGEST_PACKET: Final = 65536
+_LEAST_BURST: Final = 4096
 _BURST_S: Final = 1.0
 
 
@@ -191,9 +191,9 @@ class Action:
     def burst_bytes(self) -> int:
         """What may pass at once after a pause: a second's worth of the rate, as long as TCP may wait before it goes on.
 
-        At least the largest packet that there is before it is segmented, 64 KiB, or that one would never pass.
+        At least what a window may be that is worth offering, a few packets.
         """
-        return max(_LARGEST_PACKET, int(self.bytes_per_second * _BURST_S)) if self.rate else 0
+        return max(_LEAST_BURST, int(self.bytes_per_second * _BURST_S)) if self.rate else 0
 
     def __str__(self) -> str:
         """As `do` is written."""

@@ -6,14 +6,18 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from esimbpf.kernel.pins import PINS_VARIABLE, PinnedEngine
+from esimbpf.kernel.quotas import KernelQuotas
 from tests.live import other_version
-from tests.live.attached import PINS
+from tests.live.attached import PINS, command
+from tests.live.limited import Limited
 from tests.live.netlab import Lab, Wire, run
 
 TOOLS = (
@@ -103,3 +107,14 @@ def own_pins() -> Iterator[None]:
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout of another version."""
     return other_version.make(tmp_path_factory.mktemp("other"))
+
+
+@pytest.fixture
+def limited(lab: Lab, own_pins: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Limited]:
+    """A link that is counted, and an executable to be limited."""
+    program = tmp_path / "limited"
+    shutil.copy(os.path.realpath(sys.executable), program)
+    monkeypatch.setenv(PINS_VARIABLE, str(PINS))
+    command(lab, "attach", "wwan0")
+    with PinnedEngine() as engine, KernelQuotas(engine) as quotas:
+        yield Limited(lab, engine, quotas, program)

@@ -232,13 +232,22 @@ class WireLink:
             )
         if not self.wire.raw:
             # Known neighbours: no ARP and no neighbour discovery at times of the kernel's choice.
-            self.device.ip(*self._neighbours(self.name, self.network_mac, self.network_ip, self.network_ip6))
-            self.network.ip(*self._neighbours(self.tower, self.device_mac, self.device_ip, self.device_ip6))
+            self.know_neighbours()
         if self.name == "wwan0":
             self.device.ip(
                 f"route add default via {self.network_ip} dev {self.name}",
                 f"route add ::/0 via {self.network_ip6} dev {self.name}",
             )
+
+    def know_neighbours(self) -> None:
+        """Let both ends know each other's address for good."""
+        self.device.ip(*self._neighbours(self.name, self.network_mac, self.network_ip, self.network_ip6))
+        self.network.ip(*self._neighbours(self.tower, self.device_mac, self.device_ip, self.device_ip6))
+
+    def forget_neighbours(self) -> None:
+        """Let both ends find each other's address anew."""
+        self.device.ip(f"neighbour flush nud all dev {self.name}")
+        self.network.ip(f"neighbour flush nud all dev {self.tower}")
 
     def flap(self) -> None:
         """Let the device go down and up again, as it does when it loses the network."""
@@ -313,7 +322,7 @@ class WireLink:
 
     @staticmethod
     def _neighbours(device: str, mac: str, *addresses: str) -> list[str]:
-        return [f"neighbour add {address} lladdr {mac} nud permanent dev {device}" for address in addresses]
+        return [f"neighbour replace {address} lladdr {mac} nud permanent dev {device}" for address in addresses]
 
     def _start_pump(self) -> None:
         self._pump = subprocess.Popen(

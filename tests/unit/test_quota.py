@@ -87,10 +87,10 @@ def test_whom_it_is_for(fields: dict[str, Any], whom: object) -> None:
     assert quota(**{"app": None} | fields).whom == whom
 
 
-def test_a_rate_has_a_burst_in_which_the_largest_packet_has_room() -> None:
+def test_a_rate_has_a_burst_of_a_second_and_of_some_packets() -> None:
     assert quota(do="throttle:128kbit").action == Action(Then.THROTTLE, "128kbit")
     assert (quota(do="throttle:128kbit").action.bytes_per_second, quota(do="notify").action.burst_bytes) == (16_000, 0)
-    assert quota(do="throttle:128kbit").action.burst_bytes == 65_536
+    assert quota(do="throttle:8kbit").action.burst_bytes == 4096
     assert quota(do="throttle:8Mbit").action.burst_bytes == 1_000_000
 
 

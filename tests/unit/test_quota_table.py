@@ -127,7 +127,7 @@ remaining  0 B
 period     since Wed 2026-11-18 00:00 UTC
 resets     Thu 2026-11-19 00:00 UTC
 warns at   80 % (reached), 95 % (reached)
-then       throttled to 128kbit, after bursts of 65.5 kB
+then       throttled to 128kbit, after bursts of 16.0 kB
 state      exceeded
 added      Wed 2026-11-18 09:07 UTC
 origin     [[quota]] number 2 of /etc/esimbpf/config.toml
@@ -190,7 +190,7 @@ def test_programs_are_told_all() -> None:
         "warn": (80, 95),
         "do": "throttle",
         "rate_bytes_per_s": 16_000,
-        "burst_bytes": 65_536,
+        "burst_bytes": 16_000,
         "origin": "config",
         "place": "[[quota]] number 2 of /etc/esimbpf/config.toml",
         "added": "2026-11-18T09:07:00.000Z",
