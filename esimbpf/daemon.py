@@ -16,7 +16,7 @@ from esimbpf.attachment import keep_attached, keeping_the_ledger, open_attached
 from esimbpf.attribution import Namer
 from esimbpf.config import Config
 from esimbpf.dispatch import Dispatcher
-from esimbpf.enforcement import Apps, Enforcer
+from esimbpf.enforcement import Enforcer
 from esimbpf.errors import EsimbpfError, LedgerError, NoSuchLink
 from esimbpf.event_gatherer import EventGatherer
 from esimbpf.events import Event, link_down, link_up, tracer_gap
@@ -274,7 +274,7 @@ class _Book:
         """Go by this configuration from now on."""
         self._config = config
         self._folding.namer = namer = Namer(config.apps)
-        self._enforcer.apps = Apps(namer, config.apps)
+        self._enforcer.apps.rename(namer, config.apps)
 
     @property
     def gone(self) -> bool:

@@ -200,9 +200,11 @@ class Enforcer:
 
 @dataclass(slots=True)
 class _App:
-    exes: set[Exe] = field(default_factory=set)
-    cgroups: set[int] = field(default_factory=set)
-    processes: set[tuple[int, int]] = field(default_factory=set)
+    """By what the kernel knows an app, and the process of which it was learnt last."""
+
+    exes: dict[Exe, Process] = field(default_factory=dict)
+    cgroups: dict[int, Process] = field(default_factory=dict)
+    processes: dict[tuple[int, int], Process] = field(default_factory=dict)
 
 
 class Apps:
@@ -213,20 +215,28 @@ class Apps:
         self._rules = rules
         self._apps: dict[str, _App] = {}
 
+    def rename(self, namer: Namer, rules: Sequence[Rule]) -> None:
+        """Go by other names from now on, with all that was seen."""
+        seen = self._apps.values()
+        self._namer, self._rules, self._apps = namer, rules, {}
+        for app in seen:
+            for known in (app.exes, app.cgroups, app.processes):
+                self.see(known.values(), ())
+
     def see(self, processes: Iterable[Process], ended: Iterable[Process]) -> None:
         """Learn from processes that have moved something, and forget those that have ended."""
         for process in processes:
             app = self._apps.setdefault(self._namer.app(process), _App())
             match named_by(process, self._rules):
                 case NamedBy.EXE:
-                    app.exes.add(Exe(process.exe_device, process.exe_inode))
+                    app.exes[Exe(process.exe_device, process.exe_inode)] = process
                 case NamedBy.CGROUP:
-                    app.cgroups.add(process.cgroup_id)
+                    app.cgroups[process.cgroup_id] = process
                 case NamedBy.ITSELF:
-                    app.processes.add((process.pid, process.start_ns))
+                    app.processes[process.pid, process.start_ns] = process
         for process in ended:
             app = self._apps.get(self._namer.app(process), _App())
-            app.processes.discard((process.pid, process.start_ns))
+            app.processes.pop((process.pid, process.start_ns), None)
 
     def some(self, db: sqlite3.Connection, name: str) -> Some:
         """The processes of an app: what was seen of it, what the ledger has seen, and what a shell would find.
