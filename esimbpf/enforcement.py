@@ -141,6 +141,8 @@ class Enforcer:
                 self._kernel.write(number, rule)
         if whom != self._whom:
             self._kernel.name(whom)
+            for number in self._kernel.rules().keys() - rules.keys():
+                self._kernel.erase(number)
         self._kernel.tell_senders(any(rule.action is Action.BLOCK for rule in rules.values()))
         self._rules, self._whom = rules, whom
 

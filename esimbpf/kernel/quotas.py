@@ -167,6 +167,28 @@ class KernelQuotas:
         current.value = other
         self._changed_s[number] = time.monotonic()
 
+    def erase(self, number: int) -> None:
+        """Let no rule hold any more."""
+        self.write(number, Rule(NEVER, links=0, counts=Counts(0)))
+
+    def rules(self) -> dict[int, Rule]:
+        """The rules that hold, by number."""
+        rules = {}
+        for number, (both, current) in enumerate(abi.QUOTA_RULE.iter_unpack(self._rules)):
+            terms = abi.QUOTA_TERMS.unpack_from(both, current * abi.QUOTA_TERMS.size)
+            stop_at, bytes_per_s, burst_ns, links, counts, action, whole = terms
+            if counts:
+                rules[number] = Rule(stop_at, links, Counts(counts), Action(action), bytes_per_s, burst_ns, bool(whole))
+        return rules
+
+    def about_anybody(self) -> frozenset[int]:
+        """The numbers of the quotas that name somebody, by whatever the kernel knows him; what is gone included."""
+        held = [self._named("quota_everybody").lookup(0)]
+        for name, key_bytes in _KEY_BYTES.items():
+            held += [sets for _, sets in self._named(name).items(key_bytes)]
+        unpacked = [abi.QUOTA_SET.unpack(self._holding(sets)) for sets in held]
+        return frozenset(number for *numbers, count, _ in unpacked for number in numbers[:count])
+
     def name(self, quotas: Mapping[int, Whom]) -> None:
         """Say whom quotas are about, in one step; processes learn of it with their next packet.
 
