@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import orjson
+import pytest
+from jsonschema import Draft202012Validator
 from rich.console import Console
 
 from esimbpf.plan import Assessment, Plan, parse_cycle, parse_end
-from esimbpf.sinks.plan import plan_screen
+from esimbpf.sinks.jsonlines import schema
+from esimbpf.sinks.plan import plan_fields, plan_screen
 from esimbpf.spans import Span
 
 GB = 1_000_000_000
@@ -86,3 +91,19 @@ def test_a_travel_plan_before_and_after_its_days() -> None:
     assert shown(travel, Assessment(NOW, None)) == ["wwan0  3GB once for 7 days: it begins with the first use"]
     over = Assessment(NOW, None, datetime(2026, 11, 20, 23, tzinfo=UTC))
     assert shown(travel, over) == ["wwan0  3GB once for 7 days: over since Sat 2026-11-21"]
+
+
+@pytest.mark.parametrize(
+    ("cycle", "told"),
+    [
+        ("once:7d", Assessment(NOW, None)),
+        ("monthly:15", Assessment(NOW, CYCLE, elapsed=0.325, warnings=(80, 250), blame=(("[b]hostile", GB),))),
+        ("monthly:15", Assessment(NOW, CYCLE, used_bytes=11 * GB, allowance_bytes=10 * GB, cost=Decimal("0E-8"))),
+    ],
+)
+def test_programs_get_what_the_schema_promises(cycle: str, told: Assessment) -> None:
+    line = json.loads(orjson.dumps(plan_fields(plan(cycle, "billed:0.02EUR/MB"), told)))
+    valid = Draft202012Validator(schema(), format_checker=Draft202012Validator.FORMAT_CHECKER)
+    valid.validate(line)
+    for field in line:
+        assert not valid.is_valid(line | {field: "wrong" if field == "plan" else {"wrong": 1}}), field

@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from esimbpf.ledger import plans
 from esimbpf.ledger.database import MIGRATIONS, connect
 from esimbpf.plan import Plan
+from esimbpf.sinks.jsonlines import schema
 from esimbpf.spans import EveryDays, Monthly, Once, cycle_at, zone_named
 
 GB = 1_000_000_000
@@ -195,6 +197,8 @@ def test_a_plan_is_set_shown_changed_and_removed(tmp_path: Path) -> None:
         db.execute("INSERT INTO app VALUES (1, 'firefox')")
         moved(db, datetime.now(UTC), 400_000_007)
     [told] = map(json.loads, esimbpf(tmp_path, "show", "--json").stdout.splitlines())
+    Draft202012Validator(schema(), format_checker=Draft202012Validator.FORMAT_CHECKER).validate(told)
+    assert {*told} == {"type", "v", "time", *schema()["$defs"]["plan"]["required"]}
     assert (told["target"], told["used_bytes"], told["plan"]["zone"]) == ("link:wwan0", 400_000_007, "Europe/Berlin")
     assert "firefox" in esimbpf(tmp_path, "show").stdout
     esimbpf(tmp_path, "set", "wwan0", "--allowance", "5GiB", "--cycle", "monthly:15", "--used", "1.5GB")
