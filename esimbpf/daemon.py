@@ -29,9 +29,9 @@ from esimbpf.ledger.database import FILE_NAME, check_version, connect, said, tra
 from esimbpf.ledger.fold import Folding, thin
 from esimbpf.pace import Pace
 from esimbpf.pinned import attachment_of, reader_of
-from esimbpf.quota import NEVER, Kept, Standing
+from esimbpf.quota import Standing
 from esimbpf.saver import Service
-from esimbpf.spans import Span, local_zone
+from esimbpf.spans import local_zone
 from esimbpf.text import printable
 
 __all__ = ["Daemon"]
@@ -333,7 +333,7 @@ class _Book:
                 self.events.write_down_of(standings)
                 saver = quotas.saver(self._db)
                 if saver:
-                    standings.append(Standing(Kept(saver.quota, saver.since), now, zone, Span(saver.since, NEVER)))
+                    standings.append(saver.standing(now, zone))
                 self._services = saver.services if saver else ()
                 self._enforcer.number(self._db, standings)
         except LedgerError:

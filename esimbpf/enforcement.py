@@ -157,10 +157,7 @@ class Enforcer:
         known = self._offsets.get(quota.name)
         offset = known.with_(offset) if known else offset
         self._offsets[quota.name] = offset
-        # Whether one is abroad, and with which SIM, is not known yet.
-        if one.held or one.period is None or quota.profile or quota.when:
-            return None
-        return max(0, offset.least + quota.limit_bytes)
+        return max(0, offset.least + quota.limit_bytes) if one.enforceable else None
 
     def _rule(self, quota: Quota, stop_at: int) -> KernelRule:
         links = self._engine.about.links

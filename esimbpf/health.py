@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from esimbpf.model import NOTHING, Counters
+from esimbpf.quota import Then
+from esimbpf.saver import Service
 
-__all__ = ["Health", "LinkHealth", "ProgramHealth"]
+__all__ = ["Health", "LinkHealth", "ProgramHealth", "QuotaHealth"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,20 @@ class LinkHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaHealth:
+    """One of the quotas, as the kernel has it."""
+
+    number: int
+    then: Then
+    bytes_per_s: int
+    """To which it is throttled; 0 if it is not."""
+    remaining_bytes: int | None
+    """What may still pass before anything is done; 0 if it is used up, None if nothing is ever done."""
+    reaches: bool
+    """Whether the kernel knows anything by which somebody would be meant."""
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """What is attached for good."""
 
@@ -57,5 +73,12 @@ class Health:
     daemon: bool = False
     """Whether a daemon writes down what is counted."""
     daemon_pid: int | None = None
+    state_dir: str = ""
+    """Where the daemon that was there last has written it down; empty if none was."""
+    quotas: tuple[QuotaHealth, ...] = ()
+    saver: QuotaHealth | None = None
+    """The saver mode is a quota, too; None if the kernel knows none."""
+    services_open: tuple[Service, ...] = ()
+    """Which the saver mode leaves open to everybody."""
     strangers: tuple[str, ...] = ()
     """Pins of other versions."""

@@ -586,6 +586,12 @@ class Standing:
         return self.kept.paused or self.snoozed
 
     @property
+    def enforceable(self) -> bool:
+        """Whether anything is to be done at the limit."""
+        # Whether one is abroad, and with which SIM, is not known yet.
+        return not (self.held or self.period is None or self.kept.quota.profile or self.kept.quota.when)
+
+    @property
     def state(self) -> State:
         """What the quota does."""
         if self.kept.paused:

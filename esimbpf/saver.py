@@ -8,11 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from esimbpf.quota import Action, Everybody, Quota, QuotaPer, Then, When, checked_link, checked_text, choice
+from esimbpf.quota import (
+    NEVER,
+    Action,
+    Everybody,
+    Kept,
+    Quota,
+    QuotaPer,
+    Standing,
+    Then,
+    When,
+    checked_link,
+    checked_text,
+    choice,
+)
+from esimbpf.spans import Span
 
 __all__ = ["NAME", "PORTS", "Port", "Saver", "Service", "parse_saver"]
 
@@ -89,6 +103,10 @@ class Saver:
     def ports(self) -> tuple[Port, ...]:
         """A packet that any of these fits may pass."""
         return tuple(port for service in self.services for port in PORTS[service])
+
+    def standing(self, now: datetime, zone: tzinfo) -> Standing:
+        """How the quota that it is stands: used up from the beginning."""
+        return Standing(Kept(self.quota, self.since), now, zone, Span(self.since, NEVER))
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept; version 1."""

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from esimbpf import config
 from esimbpf.attribution import Namer
 from esimbpf.cli.options import Common, Links, MaxProcesses, checked_max_processes
-from esimbpf.errors import UsageError
+from esimbpf.errors import EsimbpfError, UsageError
+
+if TYPE_CHECKING:
+    from esimbpf.health import Health
+    from esimbpf.limits import Limits
 
 
 def attach(
@@ -77,18 +84,37 @@ def detach(
 
 
 def status(
+    context: typer.Context,
     as_json: Annotated[
         bool, typer.Option("--json", metavar="", help="Print one JSON object instead of the lines.")
     ] = False,
 ) -> None:
-    """Say what counts with no command running, since when, and whether it has room."""
+    """Say what counts and limits with no command running, since when, and whether it has room."""
     from rich.console import Console
 
     from esimbpf.kernel.health import health
     from esimbpf.sinks.status import status_json, status_text
 
-    found = health()
+    found, now = health(), datetime.now(UTC)
+    limits = _limits(context.obj, found, now)
     if as_json:
-        sys.stdout.buffer.write(status_json(found))
+        sys.stdout.buffer.write(status_json(found, limits, now))
     else:
-        Console(highlight=False, soft_wrap=True).print(status_text(found))
+        Console(highlight=False, soft_wrap=True).print(status_text(found, limits))
+
+
+def _limits(common: Common, found: Health, now: datetime) -> Limits:
+    """What the kernel enforces, by the names of the ledger where it was agreed; if that is to be had."""
+    from esimbpf.ledger.agreed import agreed
+    from esimbpf.ledger.database import FILE_NAME, connect, empty, said
+    from esimbpf.limits import limits
+    from esimbpf.spans import local_zone
+
+    state_dir = Path(found.state_dir) if found.state_dir else common.state_dir
+    path = state_dir / FILE_NAME
+    try:
+        configured = config.read(common.config).quotas
+        with said(path), closing(connect(state_dir, read_only=True) if path.exists() else empty()) as db:
+            return limits(found, agreed(db, found.attach_id, configured, now, local_zone()))
+    except EsimbpfError as error:
+        return limits(found, None, error.message)

@@ -342,7 +342,7 @@ def reach_daemon(state_dir: Path) -> None:
             os.kill(keeper.pid, signal.SIGHUP)
 
 
-_NO_DAEMON: Final = "no daemon is at work: nothing is enforced until `esimbpf daemon` runs"
+_NO_DAEMON: Final = "no daemon is at work: what is enforced stays as esimbpf status tells until `esimbpf daemon` runs"
 
 
 def _say_without_daemon(state_dir: Path) -> None:

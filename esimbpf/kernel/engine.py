@@ -276,6 +276,11 @@ class Engine:
     def _set_watched_word(self, at: int, value: int) -> None:
         self._watched[at : at + 4] = value.to_bytes(4, sys.byteorder)
 
+    @property
+    def services_open(self) -> int:
+        """Those that `open_services` has left open last."""
+        return self._watched_word(abi.OPEN_SERVICES_OFFSET)
+
     def program_fd(self, name: str) -> int | None:
         """The descriptor of a loaded program; None if it was left out."""
         return self._programs[name]

@@ -7,13 +7,16 @@ from typing import Final
 
 from esimbpf.errors import EsimbpfError, NotPermitted
 from esimbpf.exclusive import holder
-from esimbpf.health import Health, LinkHealth, ProgramHealth
+from esimbpf.health import Health, LinkHealth, ProgramHealth, QuotaHealth
 from esimbpf.kernel import abi, pins
 from esimbpf.kernel.links import list_links
 from esimbpf.kernel.netns import cookie
 from esimbpf.kernel.programs import PROGRAMS
+from esimbpf.kernel.quotas import NEVER, KernelQuotas, OpenServices
 from esimbpf.kernel.reader import Reader
 from esimbpf.model import Counters
+from esimbpf.quota import Then
+from esimbpf.saver import Service
 from esimbpf.snapshot import FIRST_PROCESS_SLOT, LinkReading, ReservedSlot
 
 __all__ = ["health"]
@@ -37,6 +40,8 @@ def health() -> Health:
         names = {found.link.ifindex: found.link.name for found in list_links()}
         first, last = FIRST_PROCESS_SLOT * abi.SLOT.size, (engine.last_slot + 1) * abi.SLOT.size
         keeper = holder(pins.place())
+        by_number = _quotas(engine)
+        saver = by_number.pop(abi.SAVER_QUOTA, None)
         states = [state for _, state, _, _ in abi.SLOT.iter_unpack(engine.state_memory[first:last])]
         return Health(
             attached=True,
@@ -69,8 +74,28 @@ def health() -> Health:
             elsewhere=about.netns_cookie != (cookie() or 0),
             daemon=keeper is not None,
             daemon_pid=keeper.pid if keeper else None,
+            state_dir=about.state_dir,
+            quotas=tuple(by_number.values()),
+            saver=saver,
+            services_open=tuple(Service(str(one.name).lower()) for one in OpenServices(engine.services_open)),
             strangers=strangers,
         )
+
+
+def _quotas(engine: pins.PinnedEngine) -> dict[int, QuotaHealth]:
+    """By number, the quotas that the kernel enforces, or would if they were not held."""
+    with KernelQuotas(engine) as quotas:
+        about_anybody = quotas.about_anybody()
+        return {
+            number: QuotaHealth(
+                number,
+                Then(rule.action.name.lower()),
+                rule.bytes_per_s,
+                None if rule.stop_at_bytes == NEVER else max(0, rule.stop_at_bytes - quotas.used_bytes(number)),
+                number in about_anybody,
+            )
+            for number, rule in quotas.rules().items()
+        }
 
 
 def _total(reading: LinkReading) -> Counters:

@@ -19,19 +19,21 @@ from esimbpf.kernel.pins import PINS_VARIABLE
 from esimbpf.ledger.database import FILE_NAME
 from esimbpf.model import Counters
 from tests.live.netlab import Lab
-from tests.live.watching import PATIENCE_S, esimbpf
+from tests.live.watching import PATIENCE_S, esimbpf, schema
 
 PINS = Path(f"/sys/fs/bpf/esimbpf-test-{os.getpid()}")
 NOWHERE = Path(f"/nonexistent/esimbpf-test-{os.getpid()}")
 ENVIRONMENT = {**os.environ, PINS_VARIABLE: str(PINS)}
 
 
-def command(lab: Lab, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+def command(
+    lab: Lab, *words: str, status: int = 0, environment: Mapping[str, str] = ENVIRONMENT
+) -> subprocess.CompletedProcess[str]:
     """Run a command for the lab's device; the machine's own ledger is left alone, there is none unless it is named."""
     state_dir = () if "--state-dir" in words else ("--state-dir", str(NOWHERE))
     done = subprocess.run(
         esimbpf("--netns", lab.device.name, *state_dir, *words),
-        env=ENVIRONMENT,
+        env=environment,
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
@@ -42,9 +44,10 @@ def command(lab: Lab, *words: str, status: int = 0) -> subprocess.CompletedProce
     return done
 
 
-def state(lab: Lab) -> dict[str, Any]:
-    """What `status --json` tells."""
-    told: dict[str, Any] = json.loads(command(lab, "status", "--json").stdout)
+def state(lab: Lab, *before: str, environment: Mapping[str, str] = ENVIRONMENT) -> dict[str, Any]:
+    """What `status --json` tells, as the schema promises."""
+    told: dict[str, Any] = json.loads(command(lab, *before, "status", "--json", environment=environment).stdout)
+    schema().validate(told)
     return told
 
 

@@ -80,6 +80,14 @@ def sender(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def unique(tmp_path: Path) -> Path:
+    """An executable of which there is but this one."""
+    program = tmp_path / "limited"
+    shutil.copy(os.path.realpath(sys.executable), program)
+    return program
+
+
+@pytest.fixture
 def lab(request: pytest.FixtureRequest, standing_labs: Callable[[Wire], Lab]) -> Iterator[Lab]:
     """A lab with one link, an Ethernet one if the test does not choose; no program is left running in it."""
     chosen = standing_labs(getattr(request, "param", Wire.PLAIN))
@@ -110,11 +118,9 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def limited(lab: Lab, own_pins: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Limited]:
+def limited(lab: Lab, own_pins: None, unique: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Limited]:
     """A link that is counted, and an executable to be limited."""
-    program = tmp_path / "limited"
-    shutil.copy(os.path.realpath(sys.executable), program)
     monkeypatch.setenv(PINS_VARIABLE, str(PINS))
     command(lab, "attach", "wwan0")
     with PinnedEngine() as engine, KernelQuotas(engine) as quotas:
-        yield Limited(lab, engine, quotas, program)
+        yield Limited(lab, engine, quotas, unique)

@@ -49,7 +49,9 @@ def test_it_counts_with_no_process_running_and_leaves_nothing_when_detached(lab:
         assert time.monotonic() < deadline, f"still in the kernel: {left}"
         time.sleep(0.05)
     assert not PINS.exists()
-    assert state(lab) == {"type": "status", "v": 1, "attached": False, "strangers": []}
+    told = state(lab)
+    none = {"enforced": 0, "exceeded": 0, "quotas": [], "saver": None, "trouble": None}
+    assert told == {"type": "status", "v": 1, "attached": False, "limits": none, "strangers": [], "time": told["time"]}
     udp(lab, up=3)
 
 

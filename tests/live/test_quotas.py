@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -280,14 +278,6 @@ def passes(sender: Sock, to: Sequence[object]) -> bool:
             raise
         return False
     return True
-
-
-@pytest.fixture
-def unique(tmp_path: Path) -> Path:
-    """An executable of which there is but this one."""
-    program = tmp_path / "limited"
-    shutil.copy(os.path.realpath(sys.executable), program)
-    return program
 
 
 def test_a_quota_of_the_configuration_by_path_is_enforced_and_counts_what_the_kernel_has_counted(

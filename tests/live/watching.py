@@ -28,7 +28,7 @@ import jsonschema
 from esimbpf.model import NOTHING, Counters
 from tests.live.netlab import Lab
 
-__all__ = ["Report", "Row", "Watch", "esimbpf"]
+__all__ = ["Report", "Row", "Watch", "esimbpf", "schema"]
 
 PATIENCE_S = 20.0
 COUNTERS = ("rx_bytes", "tx_bytes", "rx_packets", "tx_packets")

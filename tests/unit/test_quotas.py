@@ -381,7 +381,9 @@ ADD = (
     "--do",
     "block",
 )
-NO_DAEMON = "esimbpf: no daemon is at work: nothing is enforced until `esimbpf daemon` runs\n"
+NO_DAEMON = (
+    "esimbpf: no daemon is at work: what is enforced stays as esimbpf status tells until `esimbpf daemon` runs\n"
+)
 
 
 def test_a_quota_is_added_listed_held_and_removed(tmp_path: Path) -> None:
