@@ -79,6 +79,15 @@ def sender(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
+@pytest.fixture(scope="session")
+def ahead(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, str]]:
+    """The environment of programs for which the machine has slept for so many seconds (ahead.c)."""
+    library = tmp_path_factory.mktemp("libraries") / "ahead.so"
+    source = Path(__file__).parent / "ahead.c"
+    subprocess.run(["cc", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    return lambda seconds: {"LD_PRELOAD": str(library), "ESIMBPF_TEST_AHEAD_S": str(seconds)}
+
+
 @pytest.fixture
 def unique(tmp_path: Path) -> Path:
     """An executable of which there is but this one."""

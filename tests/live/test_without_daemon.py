@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.live.attached import ENVIRONMENT, command, daemon, end, said
+from esimbpf.ledger import outbox
+from esimbpf.ledger.database import connect
+from tests.live.attached import ENVIRONMENT, command, daemon, end, ledger, said
 from tests.live.attached import state as status
 from tests.live.netlab import Lab
 from tests.live.test_quotas import HEADER, PUPPET, SIZE, send_until_refused
@@ -116,3 +123,74 @@ def test_limits_hold_to_the_packet_when_the_daemon_is_killed_and_status_says_wha
         assert {"state": "exceeded", "services": ["dns"], "pending": None}.items() <= told["saver"].items()
         send(start(lab, unique), lab, 7)
         end(process)
+
+
+# --- the end of a period -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def minutes_past(ahead: Callable[[int], dict[str, str]]) -> Callable[[int], dict[str, str]]:
+    """The environment of programs for which it is so many minutes past a full hour that is to come, or before it."""
+    to_the_hour_s = 3600 - int(time.time()) % 3600
+    # In another zone hours may begin at the half.
+    return lambda minutes: ENVIRONMENT | {"TZ": "UTC"} | ahead(to_the_hour_s + 3600 + 60 * minutes)
+
+
+def resets(state: Path) -> list[datetime | None]:
+    """The periods of which it was told that they begin."""
+    with closing(connect(state)) as db:
+        events = [posted.event for posted in outbox.recent(db)]
+    return [event.period_begin for event in events if event.type.value == "quota.reset"]
+
+
+def used(lab: Lab, state: Path, environment: Mapping[str, str]) -> int:
+    """Of the period that runs by that clock."""
+    shown = command(lab, "--state-dir", str(state), "quota", "show", "hourly", "--json", environment=environment)
+    told: int = json.loads(shown.stdout)["used_bytes"]
+    return told
+
+
+@pytest.mark.parametrize("whom", ["app", "exe"])
+@pytest.mark.parametrize("used_up", [False, True], ids=["something left", "used up"])
+def test_a_period_that_ends_while_the_daemon_is_dead_begins_anew_with_the_next_one(
+    lab: Lab, tmp_path: Path, unique: Path, minutes_past: Callable[[int], dict[str, str]], whom: str, used_up: bool
+) -> None:
+    """What moves while nobody looks is used of the period in which the next daemon does: nothing tells when it was."""
+    state, before, after = tmp_path / "state", minutes_past(-30), minutes_past(10)
+    app = "kind = 'app' AND app_id = (SELECT id FROM app WHERE name = 'limited')"
+    told = PASSING if used_up else 100
+    with daemon(lab, state, environment=before) as process:
+        crossed = lab.link.crossed()
+        words = ("add", "hourly", f"--{whom}", "limited" if whom == "app" else str(unique), "--per", "hour")
+        limit = ("--limit", f"{LIMIT}B", "--do", "block")
+        command(lab, "--state-dir", str(state), "quota", *words, *limit, environment=before)
+        said(process, "was read anew")
+        if used_up:
+            assert send_until_refused(start(lab, unique), lab) == PASSING
+        else:
+            send(start(lab, unique), lab, 100)
+        has_looked(process)
+        assert used(lab, state, before) == told * PACKET
+        process.kill()
+    if not used_up:
+        send(start(lab, unique), lab, 40)
+    # Now the next hour begins, and nobody has told the kernel.
+    assert send_until_refused(start(lab, unique), lab) == PASSING - (PASSING if used_up else 140)
+    [hourly] = limits(lab, state, after)["quotas"].values()
+    assert (hourly["state"], hourly["remaining_bytes"], hourly["pending"]) == ("exceeded", 0, "reset")
+    shown = command(lab, "--state-dir", str(state), "status", environment=after).stdout
+    assert re.search(r"hourly: used up, blocked; its period ended .*:00, and the next has not begun", shown)
+    unseen = PASSING - told
+    for number in range(2):
+        with daemon(lab, state, environment=after) as process:
+            has_looked(process)
+            if not number:
+                assert send_until_refused(start(lab, unique), lab) == PASSING - unseen
+                has_looked(process)
+            assert send_until_refused(start(lab, unique), lab) == 0
+            end(process)
+        assert used(lab, state, before) == told * PACKET
+        assert used(lab, state, after) == PASSING * PACKET
+        assert resets(state) == [datetime.fromisoformat(hourly["period_end"])]
+    crossed = lab.link.crossed() - crossed
+    assert crossed.tx_bytes == (told + PASSING) * PACKET == ledger(state, where=app).tx_bytes
