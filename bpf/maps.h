@@ -248,9 +248,11 @@ struct {
 } ancestries SEC(".maps");
 
 /*
- * What was blocked, by link and slot. When it is full, blocked packets count
- * under SLOT_OVERFLOW, whose entry the loader makes.
- * Memory: about 100 B x what was ever blocked.
+ * What was blocked, by link and slot. Entries are made by the packet path and
+ * stay: a slot's next process goes on from there. When there is no room for one
+ * more, what is blocked counts under the link's SLOT_OVERFLOW, whose entry the
+ * loader makes before anything is blocked, and a warning says so.
+ * Memory: about 100 B x slots of which anything was ever blocked, at most 1.6 MB.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

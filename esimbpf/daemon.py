@@ -31,6 +31,7 @@ from esimbpf.pace import Pace
 from esimbpf.pinned import attachment_of, reader_of
 from esimbpf.quota import Standing
 from esimbpf.saver import Service
+from esimbpf.snapshot import NO_ROOM_FOR_BLOCKED, ReservedSlot
 from esimbpf.spans import local_zone
 from esimbpf.text import printable
 
@@ -253,6 +254,7 @@ class _Book:
         self._thin_from_ns = 0
         self._attach_id = engine.about.attach_id
         self._trouble = self._refused = ""
+        self._said_no_room = False
         self._services: tuple[Service, ...] = ()
         self._standings: list[Standing] | None = None
         try:
@@ -289,6 +291,9 @@ class _Book:
         snapshot = self._reader.read()
         after = self._enforcer.counters()
         self._watch_the_clock(snapshot.wall_ns - snapshot.boottime_ns, snapshot.boottime_ns)
+        if not self._said_no_room and any(link.blocked.get(ReservedSlot.OVERFLOW) for link in snapshot.links):
+            log(NO_ROOM_FOR_BLOCKED, "warning")
+            self._said_no_room = True
         self._folding.take(snapshot)
         self._enforcer.apps.see(snapshot.processes.values(), snapshot.exited)
         now = datetime.fromtimestamp(snapshot.wall_ns / 1e9, UTC)

@@ -34,6 +34,8 @@ class LinkHealth:
     """Since it was attached."""
     overflow: Counters = NOTHING
     """Of processes that found no slot."""
+    blocked_overflow: Counters = NOTHING
+    """What quotas have blocked of those for which the kernel had no room."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from esimbpf.kernel.netns import cookie
 from esimbpf.kernel.pins import About, PinnedEngine, boot_id, changing, pinned_here
 from esimbpf.kernel.reader import Reader
 from esimbpf.model import NOTHING, GroupBy, LinkTick, Process, Start, Tick
-from esimbpf.snapshot import FIRST_PROCESS_SLOT, ReservedSlot, Snapshot
+from esimbpf.snapshot import FIRST_PROCESS_SLOT, NO_ROOM_FOR_BLOCKED, ReservedSlot, Snapshot
 
 __all__ = ["DEFAULT_MAX_PROCESSES", "Session", "attach_all"]
 
@@ -71,7 +71,7 @@ class Session:
         self._by = groupings[0]
         self._monitor = monitor
         self._gone: set[int] = set()
-        self._overflow_shown = False
+        self._overflow_shown = self._blocked_overflow_shown = False
         with ExitStack() as undo:
             pinned = None if cgroup else undo.enter_context(_pinned_for(links))
             if pinned:
@@ -172,6 +172,8 @@ class Session:
             watched.total_blocked += watched.blocked
             if reading.reserved[ReservedSlot.OVERFLOW]:
                 self._overflow_shown = True
+            if reading.blocked.get(ReservedSlot.OVERFLOW):
+                self._blocked_overflow_shown = True
         return self._tick(self._by, everything)
 
     def view(self, by: GroupBy) -> Tick:
@@ -260,6 +262,8 @@ class Session:
                 f"more than {self._engine.last_slot + 1 - FIRST_PROCESS_SLOT} processes have used the network at once: "
                 "what the others moved is counted under `overflow`; raise --max-processes"
             )
+        if self._blocked_overflow_shown:
+            warnings.append(NO_ROOM_FOR_BLOCKED)
         warnings += [
             f"{watched.link.name} is gone; it is counted on when it comes back"
             for watched in self._links

@@ -9,7 +9,7 @@ from typing import Final
 
 from esimbpf.model import Counters, Process
 
-__all__ = ["FIRST_PROCESS_SLOT", "LinkReading", "ReservedSlot", "Snapshot"]
+__all__ = ["FIRST_PROCESS_SLOT", "NO_ROOM_FOR_BLOCKED", "LinkReading", "ReservedSlot", "Snapshot"]
 
 
 class ReservedSlot(IntEnum):
@@ -29,6 +29,12 @@ class ReservedSlot(IntEnum):
 
 
 FIRST_PROCESS_SLOT: Final = 16
+
+NO_ROOM_FOR_BLOCKED: Final = (
+    "the kernel has no room left to tell whose is what quotas block: the rest of it is counted under `overflow`; "
+    "begin anew: esimbpf detach; esimbpf attach"
+)
+"""To be said where something was blocked under OVERFLOW."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from esimbpf.kernel.procfs import capabilities
 from esimbpf.kernel.programs import PROGRAMS, Hook, Program
 from esimbpf.machine import suffices
 from esimbpf.model import Counters
-from esimbpf.snapshot import FIRST_PROCESS_SLOT
+from esimbpf.snapshot import FIRST_PROCESS_SLOT, ReservedSlot
 
 __all__ = ["BTF_VARIABLE", "MAPS", "OBJECT", "Engine", "Lost", "header_bytes", "kernel_btf", "load"]
 
@@ -132,6 +132,9 @@ class Engine:
         if maps is None:
             for slot in range(self.last_slot, FIRST_PROCESS_SLOT - 1, -1):
                 self.free_slots.push(slot)
+            blocked = self._map("blocked", abi.USAGE.size)
+            for link in range(links):
+                blocked.put(abi.BLOCKED_KEY.pack(link, ReservedSlot.OVERFLOW), bytes(abi.USAGE.size))
 
     def _prepare(self, processes: int, links: int) -> None:
         """Sizes, and that nothing is attached yet."""

@@ -14,7 +14,7 @@ from esimbpf.kernel.netns import cookie
 from esimbpf.kernel.programs import PROGRAMS
 from esimbpf.kernel.quotas import NEVER, KernelQuotas, OpenServices
 from esimbpf.kernel.reader import Reader
-from esimbpf.model import Counters
+from esimbpf.model import NOTHING, Counters
 from esimbpf.quota import Then
 from esimbpf.saver import Service
 from esimbpf.snapshot import FIRST_PROCESS_SLOT, LinkReading, ReservedSlot
@@ -65,6 +65,7 @@ def health() -> Health:
                     counted=names.get(engine.watched_ifindex(number)) == name,
                     total=_total(reading),
                     overflow=reading.reserved[ReservedSlot.OVERFLOW],
+                    blocked_overflow=reading.blocked.get(ReservedSlot.OVERFLOW, NOTHING),
                 )
                 for number, (name, reading) in enumerate(zip(about.links, readings, strict=True))
             ),

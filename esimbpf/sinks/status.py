@@ -55,8 +55,9 @@ def status_text(health: Health, limits: Limits) -> Text:
                 text.append(f"not counted{' and not limited' * bool(limits.enforced)}", "yellow")
                 text.append(": its interface is gone, or another", "yellow")
             text.append(f"; ↓ {bytes_text(link.total.rx_bytes)} ↑ {bytes_text(link.total.tx_bytes)} since then\n")
-            if link.overflow:
-                text.append(f"{_INDENT}overflow: {bytes_text(link.overflow.total_bytes)} without a name\n", "yellow")
+            for what, counters in (("overflow", link.overflow), ("blocked", link.blocked_overflow)):
+                if counters:
+                    text.append(f"{_INDENT}{what}: {bytes_text(counters.total_bytes)} without a name\n", "yellow")
         text.append("  daemon      ")
         if health.daemon:
             text.append(f"at work{f' (pid {health.daemon_pid})' if health.daemon_pid else ''}\n")
@@ -158,6 +159,7 @@ def status_json(health: Health, limits: Limits, now: datetime) -> bytes:
                     "counted": link.counted,
                     **{f"{name}_total": count for name, count in _counters(link.total).items()},
                     "overflow": _counters(link.overflow),
+                    "blocked_overflow": _counters(link.blocked_overflow),
                 }
                 for link in health.links
             ],

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from esimbpf.kernel import abi, libbpf
 from esimbpf.kernel.mounts import cgroup2_root
 from esimbpf.kernel.pins import PINS_VARIABLE, PinnedEngine
 from esimbpf.kernel.quotas import Action, Counts, Exe, KernelQuotas, Rule, Some, Whom
@@ -267,6 +270,47 @@ def test_what_is_blocked_is_told_and_kept_to_the_byte_beside_what_crossed_the_li
         *(truth.rx_bytes, truth.rx_bytes),
         refused * packet,
     )
+
+
+def test_what_is_blocked_when_there_is_no_room_for_it_is_counted_without_a_name_and_that_is_said(
+    lab: Lab, tmp_path: Path, unique: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PINS_VARIABLE, str(PINS))
+    state = tmp_path / "state"
+    with daemon(lab, state) as process:
+        with PinnedEngine() as engine:
+            assert len(fill(engine.map_of("blocked", abi.USAGE.size))) > 10_000
+        quota(lab, state, "add", "small", "--app", "limited", "--limit", "0", "--per", "once", "--do", "block")
+        said(process, "was read anew")
+        with Watch(lab, "--by", "process", environment=ENVIRONMENT) as watch:
+            stopped = Puppet.start(lab.device, str(unique), "-IS", PUPPET)
+            sender = stopped.udp()
+            for _ in range(43):
+                assert not passes(sender, [lab.link.network_ip, 9])
+        [row] = watch.report.rows("overflow")
+        assert (row.total, row.blocked) == (NOTHING, Counters(tx_bytes=43 * (SIZE + HEADER)))
+        assert not any(one.blocked for one in watch.report.rows("process"))
+        assert any("no room left to tell whose is what quotas block" in one for one in watch.report.warnings)
+        assert "blocked: 52.8 kB without a name" in command(lab, "status").stdout
+        said(process, "no room left to tell whose is what quotas block")
+        end(process)
+    assert ledger(state, "blocked_minute") == Counters(tx_bytes=43 * (SIZE + HEADER), tx_packets=43)
+    assert ledger(state, "blocked_minute", "kind = 'overflow'") == ledger(state, "blocked_minute")
+
+
+def fill(blocked: libbpf.Map) -> set[bytes]:
+    """Have no room left in the map of what was blocked; the keys of what is in the way, of a link that is not there."""
+    keys: set[bytes] = set()
+    for slot in count(FIRST_PROCESS_SLOT):
+        key = abi.BLOCKED_KEY.pack(abi.MAX_LINKS - 1, slot)
+        try:
+            blocked.put(key, abi.USAGE.pack(slot, 0, 1, 0))
+        except OSError as error:
+            if error.errno != errno.E2BIG:
+                raise
+            break
+        keys.add(key)
+    return keys
 
 
 def passes(sender: Sock, to: Sequence[object]) -> bool:
