@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterator
 from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
-from errno import ENOENT
+from errno import ENOENT, ENOSPC
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -55,6 +55,9 @@ _LINK_INFO: Final = struct.Struct("=3I4xI")
 
 # struct bpf_map_info up to its value_size: type, id, key_size, value_size.
 _MAP_INFO: Final = struct.Struct("=I8xI")
+
+_ENTRIES_AT_ONCE: Final = 1024
+"""Of a hash."""
 
 # enum bpf_map_type
 _ARRAY: Final = 2
@@ -107,7 +110,6 @@ def library() -> ctypes.CDLL:
         "bpf_map_lookup_elem": (c_int, (c_int, c_void_p, c_void_p)),
         "bpf_map_update_elem": (c_int, (c_int, c_void_p, c_void_p, c_uint64)),
         "bpf_map_delete_elem": (c_int, (c_int, c_void_p)),
-        "bpf_map_get_next_key": (c_int, (c_int, c_void_p, c_void_p)),
         "bpf_map_lookup_batch": (
             c_int,
             (c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p),
@@ -268,14 +270,34 @@ class Map:
         return self._value.raw if result == 0 else None
 
     def items(self, key_bytes: int) -> Iterator[tuple[bytes, bytes]]:
-        """All keys and values of a hash; what comes and goes meanwhile may be missed."""
-        key: ctypes.Array[ctypes.c_char] | None = None
-        following = ctypes.create_string_buffer(key_bytes)
-        while library().bpf_map_get_next_key(self.fd, key, following) == 0:
-            value = self.find(following.raw)
-            if value is not None:
-                yield following.raw, value
-            key = ctypes.create_string_buffer(following.raw, key_bytes)
+        """All keys and values of a hash, many at once; what comes and goes meanwhile may be missed. OSError.
+
+        Takes kernel 5.6. A batch has whole buckets of the hash: for one that has no room, it gets more.
+        """
+        value_bytes, position = len(self._value), c_uint32()
+        entries, ended, after = _ENTRIES_AT_ONCE, False, None
+        while not ended:
+            keys = ctypes.create_string_buffer(entries * key_bytes)
+            values = ctypes.create_string_buffer(entries * value_bytes)
+            read, ended = self.look_up(after, position, keys, values, entries)
+            raw_keys, raw_values = keys.raw, values.raw
+            for at in range(read):
+                key, value = at * key_bytes, at * value_bytes
+                yield raw_keys[key : key + key_bytes], raw_values[value : value + value_bytes]
+            if not read:
+                entries *= 2
+            after = byref(position)
+
+    def look_up(self, after: Any, position: c_uint32, keys: Any, values: Any, entries: int) -> tuple[int, bool]:
+        """Read up to so many entries at once into buffers for them: how many, and whether the map ended with them.
+
+        `position` is where it goes on, and `after` a pointer to where it did last (None: from the beginning). OSError.
+        """
+        count = c_uint32(entries)
+        result: int = library().bpf_map_lookup_batch(self.fd, after, byref(position), keys, values, byref(count), None)
+        if result < 0 and ctypes.get_errno() not in (ENOENT, ENOSPC):
+            check(result, f"map {self.name}")
+        return count.value, result < 0 and ctypes.get_errno() == ENOENT
 
     def delete(self, key: bytes) -> bool:
         """Remove a key; False if it was not there."""
@@ -300,13 +322,7 @@ class Batch:
 
     def read(self) -> bytearray:
         """The values, in the order of their keys; the buffer is used again by the next call."""
-        count = c_uint32(self._entries)
-        result: int = library().bpf_map_lookup_batch(
-            self._map.fd, None, byref(self._position), self._keys, self._pointer, byref(count), None
-        )
-        # ENOENT says that the map ended with this batch.
-        if result < 0 and ctypes.get_errno() != ENOENT:
-            check(result, f"map {self._map.name}")
+        self._map.look_up(None, self._position, self._keys, self._pointer, self._entries)
         return self._values
 
 

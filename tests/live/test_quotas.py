@@ -18,6 +18,7 @@ from esimbpf.kernel.mounts import cgroup2_root
 from esimbpf.kernel.pins import PINS_VARIABLE, PinnedEngine
 from esimbpf.kernel.quotas import Action, Counts, Exe, KernelQuotas, Rule, Some, Whom
 from esimbpf.model import NOTHING, Counters
+from esimbpf.snapshot import FIRST_PROCESS_SLOT, ReservedSlot
 from esimbpf.units import parse_rate
 from tests.live.attached import ENVIRONMENT, PINS, command, daemon, end, ledger, said
 from tests.live.limited import LARGEST_PACKET, LIMIT, PUPPET, Limited, settled
@@ -311,6 +312,21 @@ def fill(blocked: libbpf.Map) -> set[bytes]:
             break
         keys.add(key)
     return keys
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1024, 100_000])
+def test_a_hash_is_read_whole_however_much_of_it_is_read_at_once(
+    limited: Limited, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One entry at a time has no room for a bucket of two, and is given more."""
+    monkeypatch.setattr(libbpf, "_ENTRIES_AT_ONCE", at_once)
+    blocked = limited.engine.map_of("blocked", abi.USAGE.size)
+    keys = fill(blocked)
+    read = list(blocked.items(abi.BLOCKED_KEY.size))
+    found = dict(read)
+    assert len(read) == len(found)
+    assert found.keys() - keys == {abi.BLOCKED_KEY.pack(link, ReservedSlot.OVERFLOW) for link in range(abi.MAX_LINKS)}
+    assert all(found[key] == abi.USAGE.pack(abi.BLOCKED_KEY.unpack(key)[1], 0, 1, 0) for key in keys)
 
 
 def passes(sender: Sock, to: Sequence[object]) -> bool:

@@ -20,8 +20,9 @@ from esimbpf.ledger import outbox
 from esimbpf.ledger.database import connect
 from tests.live.attached import ENVIRONMENT, command, daemon, end, ledger, said
 from tests.live.attached import state as status
+from tests.live.limited import PUPPET
 from tests.live.netlab import Lab
-from tests.live.test_quotas import HEADER, PUPPET, SIZE, send_until_refused
+from tests.live.test_quotas import HEADER, SIZE, send_until_refused
 from tests.live.traffic import Puppet
 
 pytestmark = pytest.mark.usefixtures("own_pins")
