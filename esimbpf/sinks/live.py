@@ -275,7 +275,7 @@ class _Top:
         return True
 
     def _sort(self, step: int) -> None:
-        order = self._view.sorts
+        order = self._view.sorts(self._tick)
         at = order.index(self._view.sort) if self._view.sort in order else -1
         self._view.sort = order[(at + step) % len(order)]
         self._view.scroll = 0

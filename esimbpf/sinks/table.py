@@ -37,7 +37,7 @@ _MEANINGS: Final = (
     ("kernel", "answers to pings, resets: nobody asked for them here"),
     ("forwarded", "of tethered devices, containers and virtual machines"),
     ("unattributed", "what is left; should be next to nothing"),
-    ("overflow", "processes beyond --max-processes"),
+    ("overflow", "what has no room for its name: processes beyond --max-processes"),
 )
 
 _LEDGER_MEANINGS: Final = (
@@ -77,6 +77,7 @@ class Sort(StrEnum):
     TOTAL_UP = "total up"
     TODAY = "today"
     CYCLE = "cycle"
+    BLOCKED = "blocked"
 
 
 @dataclass(slots=True)
@@ -106,13 +107,14 @@ class View:
     warning: str = ""
     """What is to be said all the time."""
 
-    @property
-    def sorts(self) -> list[Sort]:
-        """The orders that there are: those of the columns of use only where such columns are."""
+    def sorts(self, tick: Tick) -> list[Sort]:
+        """The orders that there are: those of columns that are not always there only where they are."""
         known = self.uses.values() if self.by in LEDGER_KNOWS else ()
         missing = {Sort.TODAY} if not known else set()
         if not any(use.cycle for use in known):
             missing.add(Sort.CYCLE)
+        if not any(link.total_blocked for link in tick.links):
+            missing.add(Sort.BLOCKED)
         return [sort for sort in Sort if sort not in missing]
 
 
@@ -362,7 +364,7 @@ def _columns(link: LinkTick, tick: Tick, view: View, width: int) -> list[_Column
     taken = (_USE_WIDTH + 1) * len(use_columns)
     if link.total_blocked and width >= 44 + taken:
         blocked = size(lambda row: row.total_blocked.total_bytes)
-        use_columns.append(_Column("blocked", _USE_WIDTH, blocked))
+        use_columns.append(_Column("blocked", _USE_WIDTH, blocked, Sort.BLOCKED))
         taken += _USE_WIDTH + 1
     narrow = width < _WIDE + taken
     total_width = 11 if view.ascii else 8
@@ -469,6 +471,7 @@ def _ordered(link: LinkTick, view: View) -> list[Row]:
         Sort.TOTAL_UP: lambda row: row.total.tx_bytes,
         Sort.TODAY: today,
         Sort.CYCLE: cycle,
+        Sort.BLOCKED: lambda row: row.total_blocked.total_bytes,
     }
     chosen.sort(key=lambda row: (-row.total.total_bytes, -today(row), -cycle(row), row.name, row.id))
     if view.sort is Sort.NAME:

@@ -86,6 +86,16 @@ def test_what_was_blocked_has_a_column_at_80_columns() -> None:
     ]
 
 
+def test_sorted_by_what_was_blocked() -> None:
+    def sorted_rows(reverse: bool) -> list[str]:
+        lines = shown(with_blocked(tick()), View(GroupBy.APP, sort=Sort.BLOCKED, reverse=reverse), 80)
+        assert (" blocked▴ " if reverse else " blocked▾ ") in lines[2]
+        return [line.split()[0] for line in lines[3:7]]
+
+    assert sorted_rows(reverse=False) == ["backup", "updates", "video", "idle"]
+    assert sorted_rows(reverse=True) == ["video", "idle", "updates", "backup"]
+
+
 def test_what_was_blocked_has_its_column_as_long_as_there_is_room() -> None:
     assert "blocked" in shown(with_blocked(tick()), View(GroupBy.APP), 44)[3]
     assert "blocked" not in shown(with_blocked(tick()), View(GroupBy.APP), 43)[3]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from esimbpf.model import NOTHING, GroupBy, Kind, LinkTick
+from esimbpf.model import NOTHING, Counters, GroupBy, Kind, LinkTick
 from esimbpf.plan import DayUse, Plan, assess, parse_end
 from esimbpf.sinks.table import Sort, View
 from esimbpf.spans import Monthly, Once, Span, day_at
@@ -206,9 +206,13 @@ def test_sorted_by_today_and_by_the_cycle() -> None:
 
 
 def test_there_are_no_orders_of_columns_that_are_not_there() -> None:
-    assert Sort.CYCLE in view().sorts
-    assert view(LinkUse(UTC, used(day_at(NOW, UTC), TODAY))).sorts[-1] is Sort.TODAY
-    assert View(GroupBy.APP).sorts == view(by=GroupBy.PROCESS).sorts == list(Sort)[:-2]
+    some = replace(tick(), links=tuple(replace(link, total_blocked=Counters(5)) for link in tick().links))
+    assert Sort.CYCLE in view().sorts(tick())
+    assert view(LinkUse(UTC, used(day_at(NOW, UTC), TODAY))).sorts(tick())[-1] is Sort.TODAY
+    always = [Sort.NAME, Sort.DOWN, Sort.UP, Sort.TOTAL_DOWN, Sort.TOTAL_UP]
+    assert View(GroupBy.APP).sorts(tick()) == view(by=GroupBy.PROCESS).sorts(tick()) == always
+    assert View(GroupBy.APP).sorts(some) == [*always, Sort.BLOCKED]
+    assert view().sorts(some) == list(Sort)
 
 
 def test_of_several_links_each_has_its_own_use_and_plan() -> None:
