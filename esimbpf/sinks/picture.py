@@ -13,7 +13,7 @@ from rich.cells import cell_len, set_cell_size
 
 from esimbpf.ledger.query import ReportBy, Usage
 from esimbpf.model import NOTHING, Counters
-from esimbpf.sinks.report import Cut, Heading, duration_text, headings, moment_text, seconds_missing
+from esimbpf.sinks.report import Cut, Heading, blocked_text, duration_text, headings, moment_text, seconds_missing
 from esimbpf.spans import Per, Span
 from esimbpf.units import Units, bytes_text
 
@@ -25,6 +25,7 @@ _LEFT: Final = 84
 """Where a chart begins, right of its axis."""
 _COLOURS: Final = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#edc948", "#e15759", "#76b7b2", "#9c755f")
 _OTHERS: Final = "#9aa0a6"
+_BLOCKED: Final = "#cf222e"
 _MOST_ROWS: Final = 12
 _MOST_COLOURS: Final = 6
 _NO_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -40,6 +41,7 @@ text { font: 13px system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: #1f232
 .grid { stroke: #d0d7de; stroke-width: 1 }
 .track { fill: #eef1f4 }
 .hatch { stroke: #bf8700; stroke-width: 2 }
+.blocked { fill: #cf222e }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3 }
   .dim { fill: #9198a1 }
@@ -47,6 +49,7 @@ text { font: 13px system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: #1f232
   .grid { stroke: #30363d }
   .track { fill: #1c2128 }
   .hatch { stroke: #d29922 }
+  .blocked { fill: #ff7b72 }
 }
 """
 
@@ -62,25 +65,31 @@ def picture(
 ) -> bytes:
     """An SVG document: a stacked column for each span, or, of days without `per`, a bar for each heading."""
     sums = headings(row for _, rows in cut for row in rows)
+    blocked = headings((row for _, rows in cut for row in rows), blocked=True)
     drawing = _Drawing(units, zone)
     total = sum(sums.values(), NOTHING)
     drawing.text(_MARGIN, 40, f"{bytes_text(total.total_bytes, units)} by {by}", "title")
     period = f"{moment_text(cut[0][0].begin, zone)} to {moment_text(cut[-1][0].end, zone)}"
     drawing.text(
         *(_MARGIN, 62),
-        f"{period}   ↓ {bytes_text(total.rx_bytes, units)}   ↑ {bytes_text(total.tx_bytes, units)}",
+        f"{period}   ↓ {bytes_text(total.rx_bytes, units)}   ↑ {bytes_text(total.tx_bytes, units)}"
+        f"{blocked_text(blocked, units)}",
         "dim",
     )
     if per is None:
-        y = _bars(drawing, sums, total, top, 84)
+        y = _bars(drawing, sums, blocked, total, top, 84)
         if len(cut) > 1:
             drawing.text(_MARGIN, y + 14, "by day", "dim")
             y = _columns(drawing, cut, Per.DAY, {}, y + 36, 120)
+            if blocked:
+                y = _blocked_columns(drawing, cut, Per.DAY, y)
     else:
         count = min(top or _MOST_COLOURS, len(_COLOURS))
         colours = dict(zip(list(sums)[:count], _COLOURS, strict=False))
         y = _columns(drawing, cut, per, colours, 84, 320)
         y = _legend(drawing, sums, colours, y)
+        if blocked:
+            y = _blocked_columns(drawing, cut, per, y)
     for line in (*_gap_lines(cut), *([note] if note else [])):
         drawing.text(_MARGIN, y + 14, line, "small dim")
         y += 18
@@ -134,13 +143,21 @@ def _number(value: float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
-def _bars(drawing: _Drawing, sums: dict[Heading, Counters], total: Counters, top: int | None, y: float) -> float:
+def _bars(
+    drawing: _Drawing,
+    sums: dict[Heading, Counters],
+    blocked: dict[Heading, Counters],
+    total: Counters,
+    top: int | None,
+    y: float,
+) -> float:
     """A bar for each of the largest, received and sent beside each other; where it ends."""
+    sums = sums | {heading: NOTHING for heading in blocked if heading not in sums}
     shown = list(sums.items())[: top or _MOST_ROWS]
     if not shown:
         drawing.text(_MARGIN, y + 14, "nothing was counted in this time", "dim")
         return y + 34
-    begin, full = 250, _WIDTH - 250 - 150
+    begin, full = 250, _WIDTH - 250 - (240 if blocked else 150)
     most = shown[0][1].total_bytes or 1
     for heading, counters in shown:
         down, up = (full * amount / most for amount in (counters.rx_bytes, counters.tx_bytes))
@@ -151,13 +168,18 @@ def _bars(drawing: _Drawing, sums: dict[Heading, Counters], total: Counters, top
         drawing.rect(begin, y + 3, down, 16, _COLOURS[0], title=words)
         drawing.rect(begin + down, y + 3, up, 16, _COLOURS[1], title=words)
         part = counters.total_bytes / (total.total_bytes or 1)
-        drawing.text(begin + full + 90, y + 15, bytes_text(counters.total_bytes, drawing.units), "end")
+        drawing.text(begin + full + 80, y + 15, bytes_text(counters.total_bytes, drawing.units), "end")
+        if heading in blocked:
+            amount = bytes_text(blocked[heading].total_bytes, drawing.units)
+            drawing.text(begin + full + 170, y + 15, amount, "end blocked")
         drawing.text(_WIDTH - _MARGIN, y + 15, f"{part:.0%}", "end dim")
         y += 24
     drawing.rect(begin, y + 6, 10, 10, _COLOURS[0])
     drawing.text(begin + 16, y + 15, "received", "small dim")
     drawing.rect(begin + 80, y + 6, 10, 10, _COLOURS[1])
     drawing.text(begin + 96, y + 15, "sent", "small dim")
+    if blocked:
+        drawing.text(begin + full + 170, y + 15, "blocked", "small end blocked")
     if len(sums) > len(shown):
         rest = sum(counters.total_bytes for _, counters in list(sums.items())[len(shown) :])
         words = f"and {len(sums) - len(shown)} more with {bytes_text(rest, drawing.units)}"
@@ -165,9 +187,27 @@ def _bars(drawing: _Drawing, sums: dict[Heading, Counters], total: Counters, top
     return y + 34
 
 
-def _columns(drawing: _Drawing, cut: Cut, per: Per, colours: dict[Heading, str], y: float, height: float) -> float:
-    """A column for each span, stacked by colour, with axes and hatched gaps; where it ends."""
-    by_span = [headings(rows) for _, rows in cut]
+def _blocked_columns(drawing: _Drawing, cut: Cut, per: Per, y: float) -> float:
+    """What was blocked has a scale of its own: of what was to be sent, a program may have tried any amount."""
+    drawing.text(_MARGIN, y + 14, "blocked by quotas", "dim")
+    return _columns(drawing, cut, per, {}, y + 36, 80, blocked=True)
+
+
+def _columns(
+    drawing: _Drawing,
+    cut: Cut,
+    per: Per,
+    colours: dict[Heading, str],
+    y: float,
+    height: float,
+    blocked: bool = False,
+) -> float:
+    """A column for each span, stacked by colour, with axes and hatched gaps; where it ends.
+
+    Of what was counted, or of what was `blocked`.
+    """
+    by_span = [headings(rows, blocked) for _, rows in cut]
+    rest = _OTHERS if colours else _BLOCKED if blocked else _COLOURS[0]
     most = max(sum(counters.total_bytes for counters in sums.values()) for sums in by_span)
     ticks = _ticks(most, drawing.units, 5 if height > 200 else 2)
     scale = height / (ticks[-1] or 1)
@@ -186,10 +226,11 @@ def _columns(drawing: _Drawing, cut: Cut, per: Per, colours: dict[Heading, str],
             # A sliver would not be seen as hatched.
             drawing.rect(x, y, max(width * part, min(width, 6)), height, "url(#gap)", title=words)
         for heading, amount in _pieces(sums, colours):
-            words = f"{when}  {heading.shown if heading else 'others'}: {bytes_text(amount, drawing.units)}"
+            whose = heading.shown if heading else "others" if colours else "blocked" if blocked else "all"
+            words = f"{when}  {whose}: {bytes_text(amount, drawing.units)}"
             at -= amount * scale
-            colour = colours.get(heading, _OTHERS) if heading else _OTHERS if colours else _COLOURS[0]
-            drawing.rect(x, at, width, amount * scale, colour, title=words if colours else when)
+            colour = colours[heading] if heading else rest
+            drawing.rect(x, at, width, amount * scale, colour, title=words)
     every = math.ceil(len(cut) / (8 if per is Per.HOUR else 12))
     for place in range(0, len(cut), every):
         middle = _LEFT + (place + 0.5) * step

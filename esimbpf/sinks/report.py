@@ -24,6 +24,7 @@ from esimbpf.users import user_name
 
 __all__ = [
     "Heading",
+    "blocked_text",
     "by_heading",
     "by_span",
     "duration_text",
@@ -69,23 +70,14 @@ class Heading:
         return self.name or self.kind
 
 
-def headings(rows: Iterable[Usage]) -> dict[Heading, Counters]:
-    """The sums of all headings of which anything was counted, the largest first."""
+def headings(rows: Iterable[Usage], blocked: bool = False) -> dict[Heading, Counters]:
+    """The sums of all headings of which anything was counted, or was `blocked`, the largest first."""
     sums: dict[Heading, Counters] = {}
     for row in rows:
-        if row.counters:
+        counters = row.blocked if blocked else row.counters
+        if counters:
             heading = Heading(row.kind, row.name)
-            sums[heading] = sums.get(heading, NOTHING) + row.counters
-    return dict(sorted(sums.items(), key=lambda item: (-item[1].total_bytes, item[0].shown)))
-
-
-def _blocked_by_heading(rows: Iterable[Usage]) -> dict[Heading, Counters]:
-    """Of the headings of which anything was blocked, the most first."""
-    sums: dict[Heading, Counters] = {}
-    for row in rows:
-        if row.blocked:
-            heading = Heading(row.kind, row.name)
-            sums[heading] = sums.get(heading, NOTHING) + row.blocked
+            sums[heading] = sums.get(heading, NOTHING) + counters
     return dict(sorted(sums.items(), key=lambda item: (-item[1].total_bytes, item[0].shown)))
 
 
@@ -114,7 +106,7 @@ def by_heading(
     width: int = 120,
 ) -> RenderableType:
     """Who has used how much in a period that is cut into days, with a line of the last of these."""
-    blocked = _blocked_by_heading(row for _, rows in cut for row in rows)
+    blocked = headings((row for _, rows in cut for row in rows), blocked=True)
     sums = headings(row for _, rows in cut for row in rows)
     total = sum(sums.values(), NOTHING)
     sums |= {heading: NOTHING for heading in blocked if heading not in sums}
@@ -124,7 +116,7 @@ def by_heading(
     parts: list[RenderableType] = [
         Text(
             f"{moment_text(cut[0][0].begin, zone)} to {moment_text(cut[-1][0].end, zone)}: "
-            f"{summary}{up} {bytes_text(total.tx_bytes, units)})",
+            f"{summary}{up} {bytes_text(total.tx_bytes, units)}){blocked_text(blocked, units)}",
             "bold",
         )
     ]
@@ -148,7 +140,7 @@ def by_heading(
         cells = [
             Text(heading.shown, "" if heading.name else "italic"),
             *_amounts(counters, units)[-len(titles) :],
-            *(Text(bytes_text(blocked.get(heading, NOTHING).total_bytes, units), "yellow") for _ in apart),
+            *(_stopped(blocked.get(heading, NOTHING), units) for _ in apart),
             Text(f"{part:4.0%} ") + Text(_bar(part, bar, ascii_only), "cyan"),
         ]
         if last:
@@ -186,7 +178,9 @@ def by_span(
     down, up = ("down", "up") if ascii_only else ("↓", "↑")
     table.add_column(per, no_wrap=True, overflow="crop")
     titles = ("total",) if width < _NARROW else (down, up, "total")
-    for title in titles:
+    blocked = headings((row for _, rows in cut for row in rows), blocked=True)
+    in_column = bool(blocked) and width >= _NARROW
+    for title in (*titles, *(("blocked",) if in_column else ())):
         table.add_column(title, justify="right", no_wrap=True, overflow="crop")
     bar, apart = (24, Text("  ")) if width >= _WIDE else (8 if width >= _NARROW else 2, Text("\n"))
     table.add_column("", no_wrap=True, overflow="crop")
@@ -195,6 +189,8 @@ def by_span(
     most = max((counters.total_bytes for counters in totals), default=0)
     for (span, rows), counters in zip(cut, totals, strict=True):
         unknown = not counters and _wholly_missing(span, rows)
+        stopped = sum((row.blocked for row in rows), NOTHING)
+        told = [Text("blocked ").append_text(_stopped(stopped, units))] if stopped and not in_column else []
         if unknown:
             amounts, drawn = [Text("-")] * 3, Text((_NOT_COUNTED if ascii_only else "░") * bar, "yellow")
         else:
@@ -203,11 +199,12 @@ def by_span(
         table.add_row(
             Text(moment_text(span.begin, zone, per)),
             *amounts[-len(titles) :],
+            *([Text("-") if unknown else _stopped(stopped, units)] if in_column else []),
             drawn,
-            apart.join(part for part in (_who(headings(rows), counters, top), *_gap_words(rows)) if part),
+            apart.join(part for part in (_who(headings(rows), counters, top), *told, *_gap_words(rows)) if part),
         )
     total = sum(totals, NOTHING)
-    together = Text(f"together {bytes_text(total.total_bytes, units)}", "bold")
+    together = Text(f"together {bytes_text(total.total_bytes, units)}{blocked_text(blocked, units)}", "bold")
     return Group(table, together, *(_gap_lines(cut) if len(cut) == 1 or len(_links(cut)) > 1 else []))
 
 
@@ -222,6 +219,16 @@ def _amounts(counters: Counters, units: Units) -> list[Text]:
         Text(bytes_text(counters.tx_bytes, units), "magenta"),
         Text(bytes_text(counters.total_bytes, units), "bold"),
     ]
+
+
+def _stopped(counters: Counters, units: Units) -> Text:
+    return Text(bytes_text(counters.total_bytes, units), "yellow" if counters else "dim")
+
+
+def blocked_text(blocked: Mapping[Heading, Counters], units: Units) -> str:
+    """What quotas have blocked in all, as in `, blocked 700 kB`; nothing where they have not."""
+    total = sum(blocked.values(), NOTHING)
+    return f", blocked {bytes_text(total.total_bytes, units)}" if total else ""
 
 
 def _who(sums: Mapping[Heading, Counters], total: Counters, top: int | None) -> Text:

@@ -216,7 +216,7 @@ def test_the_table_by_app(db: sqlite3.Connection) -> None:
 def test_the_table_by_app_has_a_column_for_what_was_blocked_if_anything_was(db: sqlite3.Connection) -> None:
     block(db)
     assert shown(by_heading(told(db), ReportBy.APP, UTC)) == [
-        "2026-11-20 00:00 to 2026-11-24 00:00: 16.4 MB (↓ 12.0 MB ↑ 4.40 MB)",
+        "2026-11-20 00:00 to 2026-11-24 00:00: 16.4 MB (↓ 12.0 MB ↑ 4.40 MB), blocked 703 kB",
         "app                 ↓        ↑    total  blocked  share           by day",
         "────────────────────────────────────────────────────────────────────────",
         "firefox       12.0 MB   400 kB  12.4 MB      0 B   76% █████████  ▆█▁",
@@ -229,7 +229,7 @@ def test_the_table_by_app_has_a_column_for_what_was_blocked_if_anything_was(db: 
     ]
     assert shown(by_heading(told(db), ReportBy.APP, UTC, ascii_only=True, width=60, top=3), 60) == [
         "2026-11-20 00:00 to 2026-11-24 00:00: 16.4 MB (down 12.0 MB",
-        "up 4.40 MB)",
+        "up 4.40 MB), blocked 703 kB",
         "app          down       up    total  blocked  share",
         "--------------------------------------------------------",
         "firefox   12.0 MB   400 kB  12.4 MB      0 B   76% #####",
@@ -240,6 +240,31 @@ def test_the_table_by_app_has_a_column_for_what_was_blocked_if_anything_was(db: 
         "missing",
         "wwan0: 2 h 0 min were noted late: complete, but told at",
         "their end",
+    ]
+
+
+def test_the_table_by_day_has_a_column_for_what_was_blocked_if_anything_was(db: sqlite3.Connection) -> None:
+    block(db)
+    down_all_day(db)
+    assert shown(by_span(told(db), Per.DAY, UTC, width=110), 110)[:8] == [
+        "day                   ↓        ↑    total  blocked                            most",
+        "─" * 110,
+        "Fri 2026-11-20  5.02 MB  4.30 MB  9.32 MB   702 kB  ████████████████████████  firefox 57%",
+        "Sat 2026-11-21  7.00 MB   100 kB  7.10 MB  1.23 kB  ██████████████████▎       firefox 100%  gap 2 h 0 min",
+        "                                                                              noted late 2 h 0 min",
+        "Sun 2026-11-22    817 B     55 B    872 B     60 B                            firefox 95%",
+        "Mon 2026-11-23        -        -        -        -  ░░░░░░░░░░░░░░░░░░░░░░░░  gap 1 d 0 h",
+        "together 16.4 MB, blocked 703 kB",
+    ]
+    assert shown(by_span(told(db), Per.DAY, UTC, ascii_only=True, width=50), 50)[:8] == [
+        "day               total      most",
+        "-------------------------------------------------",
+        "Fri 2026-11-20  9.32 MB  ##  firefox 57%",
+        "                             blocked 702 kB",
+        "Sat 2026-11-21  7.10 MB  ##  firefox 100%",
+        "                             blocked 1.23 kB",
+        "                             gap 2 h 0 min",
+        "                             noted late 2 h 0 min",
     ]
 
 
@@ -325,6 +350,27 @@ def test_the_columns_of_a_picture_are_as_high_as_what_was_counted(db: sqlite3.Co
             day = str(title.text).partition("  ")[0]
             heights[day] = heights.get(day, 0.0) + float(str(rect.get("height")))
     assert heights["Sat 2026-11-21"] / heights["Fri 2026-11-20"] == pytest.approx(7_100_120 / 9_320_000, rel=0.001)
+
+
+@pytest.mark.parametrize("per", [None, Per.DAY])
+def test_a_picture_has_what_was_blocked_if_anything_was(db: sqlite3.Connection, per: Per | None) -> None:
+    plain = ET.fromstring(picture(told(db), per, ReportBy.APP, UTC)).itertext()
+    assert not any("blocked" in text for text in plain if "{" not in text)
+    block(db)
+    root = ET.fromstring(picture(told(db), per, ReportBy.APP, UTC))
+    words = list(root.itertext())
+    assert "blocked by quotas" in words
+    assert any(text.endswith(", blocked 703 kB") for text in words)
+    assert ("updates" in words) == (per is None)
+    heights = {}
+    for rect in root.iter("{http://www.w3.org/2000/svg}rect"):
+        if rect.get("fill") == "#cf222e":
+            heights[rect.findtext("{http://www.w3.org/2000/svg}title")] = float(str(rect.get("height")))
+    assert heights == {
+        "Fri 2026-11-20  blocked: 702 kB": pytest.approx(80 * 0.7015, abs=0.01),
+        "Sat 2026-11-21  blocked: 1.23 kB": pytest.approx(80 * 0.001229, abs=0.01),
+        "Sun 2026-11-22  blocked: 60 B": pytest.approx(0, abs=0.01),
+    }
 
 
 @pytest.mark.parametrize("per", [None, Per.DAY])
