@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 from esimbpf.cli.streams import complain, give_up, open_standard_streams
 from esimbpf.errors import EsimbpfError, UsageError
@@ -40,7 +41,7 @@ def main() -> None:
         give_up(sys.stdout.fileno())
         status = 0
     except Exception as error:
-        status = _say_of_library(error)
+        status = _say_of_library(error, words)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -57,7 +58,31 @@ def _say(error: EsimbpfError) -> int:
     return error.exit_status
 
 
-def _say_of_library(error: Exception) -> int:
+def _help_for(error: Exception, words: Sequence[str]) -> str:
+    """How to get the help of the command whose words were wrong."""
+    context: Any = getattr(error, "ctx", None)
+    names = [] if context else _commands_in(words)
+    while context and context.parent:
+        names.insert(0, context.info_name or "")
+        context = context.parent
+    return " ".join(("esimbpf", *names, "--help"))
+
+
+def _commands_in(words: Sequence[str]) -> list[str]:
+    """The commands that words name; the parser does not say at which it was when an option's value is missing."""
+    from typer.main import get_command
+
+    from esimbpf.cli.app import app
+
+    names, below = [], getattr(get_command(app), "commands", {})
+    for word in words:
+        if word in below:
+            names.append(word)
+            below = getattr(below[word], "commands", {})
+    return names
+
+
+def _say_of_library(error: Exception, words: Sequence[str]) -> int:
     """Errors that are not of this program's tree: of the argument parser, of the system, or a defect.
 
     The last net, so that no traceback reaches a user; ESIMBPF_DEBUG=1 shows it to a developer.
@@ -70,7 +95,7 @@ def _say_of_library(error: Exception) -> int:
         # Help that was asked for by giving no word at all comes as an error without a message.
         message = printable(error.format_message()).replace("Value error, ", "")
         if message:
-            complain(f"esimbpf: {message}", "try: esimbpf --help")
+            complain(f"esimbpf: {message}", f"try: {_help_for(error, words)}")
         return 2
     if isinstance(error, OSError) and error.errno in _OUTPUT_ERRORS and error.filename is None:
         give_up(sys.stdout.fileno())

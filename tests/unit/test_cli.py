@@ -48,6 +48,34 @@ def test_wrong_usage_is_told_in_two_lines_with_status_2(words: list[str]) -> Non
 
 
 @pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ("no-such-command", "esimbpf"),
+        ("--engine nonsense watch", "esimbpf"),
+        ("watch --no-such-option", "esimbpf watch"),
+        ("watch --count many", "esimbpf watch"),
+        ("quota no-such-command", "esimbpf quota"),
+        ("quota add", "esimbpf quota add"),
+        ("quota add x --no-such-option", "esimbpf quota add"),
+        ("quota add x --limit", "esimbpf quota add"),
+        ("quota snooze x", "esimbpf quota snooze"),
+        ("plan set", "esimbpf plan set"),
+        ("plan set --allowance 1GB", "esimbpf plan set"),
+        ("saver no-such-command", "esimbpf saver"),
+        ("saver on --allow", "esimbpf saver on"),
+        ("saver on --allow-dns=yes", "esimbpf saver on"),
+        ("hook test no-such-event", "esimbpf hook test"),
+        ("hook log --last 0", "esimbpf hook log"),
+    ],
+)
+def test_the_hint_is_the_help_of_the_very_command(words: str, command: str) -> None:
+    done = esimbpf(*words.split())
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[1:] == [f"  try: {command} --help"]
+    assert esimbpf(*command.split()[1:], "--help").returncode == 0
+
+
+@pytest.mark.parametrize(
     "words", [["watch", "no-such-link"], ["--netns", "no-such-namespace", "watch"], ["watch", "\x1b[31mred"]]
 )
 def test_what_is_not_there_is_told_in_two_lines_with_status_3(words: list[str]) -> None:
