@@ -32,6 +32,7 @@ __all__ = [
     "local_zone",
     "span_at",
     "spans",
+    "whole_at",
     "zone_named",
 ]
 
@@ -116,9 +117,14 @@ def spans(per: Per, since: datetime, until: datetime, zone: tzinfo, cycle: Cycle
     """
     moment = since
     while moment < until:
-        whole = _cycle_or_rest(cycle, moment, zone) if per is Per.CYCLE else span_at(per, moment, zone)
+        whole = whole_at(per, moment, zone, cycle)
         yield Span(max(whole.begin, since), min(whole.end, until))
         moment = whole.end
+
+
+def whole_at(per: Per, moment: datetime, zone: tzinfo, cycle: Cycle | None = None) -> Span:
+    """What of `spans` a moment lies in, not cut off; before or after a single cycle, the rest from this moment on."""
+    return _cycle_or_rest(cycle, moment, zone) if per is Per.CYCLE else span_at(per, moment, zone)
 
 
 def _cycle_or_rest(cycle: Cycle | None, moment: datetime, zone: tzinfo) -> Span:

@@ -24,10 +24,11 @@ from esimbpf.ledger import plans
 from esimbpf.ledger.database import FILE_NAME, connect, said
 from esimbpf.ledger.fold import DAY_S, KEEP_QUARTERS_S, Folding, note_downtime
 from esimbpf.ledger.query import ReportBy, Usage, bounds, grain_s, undone, usage
+from esimbpf.model import NOTHING
 from esimbpf.plan import Plan
-from esimbpf.spans import Cycle, Once, Per, Span, day_at, first_instant, local_zone, spans, zone_named
+from esimbpf.spans import Cycle, Once, Per, Span, day_at, first_instant, local_zone, spans, whole_at, zone_named
 from esimbpf.text import printable
-from esimbpf.units import Units
+from esimbpf.units import Units, bytes_text
 
 _DEFAULT_DAYS: Final = 30
 _DEFAULT_DAYS_OF_LONG: Final = 365
@@ -95,17 +96,22 @@ def report(
         told = _by_span(db, cut, by, names)
         if per is None and (svg is not None or not (as_csv or as_json)):
             days = _by_span(db, list(spans(Per.DAY, whole.begin, whole.end, zone)), by, names)
+        ahead = _ahead(db, whole.end, zone, units, names)
+    begun = whole_at(per, whole.begin, zone, cycle).begin if per else whole.begin
     note = f"times are of {zone}, the plan's zone" if str(zone) != str(local_zone()) else ""
     if whole.begin.timestamp() < now.timestamp() - KEEP_QUARTERS_S:
         note += ("; " if note else "") + f"what is older than {KEEP_QUARTERS_S // DAY_S} days is told by days of UTC"
     if as_json or as_csv:
-        _print_lines(told, top, as_csv)
+        _print_lines(told, top, as_csv, ahead)
     else:
-        _print_table(told if per else days, per, by, zone, units, top, note)
+        _print_table(told if per else days, per, by, zone, units, top, begun, note, ahead)
     if svg is not None:
         from esimbpf.sinks.picture import picture
+        from esimbpf.sinks.report import cut_text
 
-        _write_whole(svg, picture(told if per else days, per, by, zone, units, top, note))
+        cut_off = f"the first {per}: {cut_text(cut[0], zone)}" if begun < whole.begin else ""
+        notes = [one for one in (cut_off, note, ahead) if one]
+        _write_whole(svg, picture(told if per else days, per, by, zone, units, top, notes))
 
 
 def _by_span(
@@ -117,7 +123,24 @@ def _by_span(
     return list(rows.items())
 
 
-def _print_lines(told: list[tuple[Span, list[Usage]]], top: int | None, as_csv: bool) -> None:
+def _ahead(db: sqlite3.Connection, end: datetime, zone: tzinfo, units: Units, names: tuple[str, ...]) -> str:
+    """That something stands after now and after the report's end, and how to see it; empty if nothing does."""
+    # Asked for again: what has been counted up to here is no future.
+    now, known = datetime.now(UTC), bounds(db)
+    begin = max(end, _on_the_grain(Span(now, now), now).end)
+    if known is None or known.end <= begin:
+        return ""
+    total = sum((row.counters for row in usage(db, [Span(begin, known.end)], ReportBy.LINK, names)), NOTHING)
+    if not total:
+        return ""
+    last = known.end.astimezone(zone)
+    return (
+        f"{bytes_text(total.total_bytes, units)} stand after now, since the clock was ahead when they were counted: "
+        f"--until {last:%Y-%m-%dT%H:%M} shows them, too"
+    )
+
+
+def _print_lines(told: list[tuple[Span, list[Usage]]], top: int | None, as_csv: bool, ahead: str) -> None:
     from esimbpf.sinks.report import largest, report_csv, report_json
 
     rows = [row for _, of_span in told for row in largest(of_span, top)]
@@ -130,6 +153,8 @@ def _print_lines(told: list[tuple[Span, list[Usage]]], top: int | None, as_csv: 
         print(f"--top {top} has left out {left_out} smaller rows", file=sys.stderr)
     if not any(row.counters or row.blocked for row in rows):
         print(_NOTHING, file=sys.stderr)
+    if ahead:
+        print(ahead, file=sys.stderr)
 
 
 _NOTHING: Final = "nothing was counted in this time; esimbpf status says what is counted now"
@@ -142,7 +167,9 @@ def _print_table(
     zone: tzinfo,
     units: Units,
     top: int | None,
+    begun: datetime,
     note: str,
+    ahead: str,
 ) -> None:
     from rich.console import Console
     from rich.text import Text
@@ -155,13 +182,14 @@ def _print_table(
     ascii_only = not console.encoding.lower().startswith("utf")
     if not any(rows for _, rows in told):
         console.print(_NOTHING)
-        return
-    if per is None:
+    elif per is None:
         console.print(by_heading(told, by, zone, units, top, ascii_only, console.width))
     else:
-        console.print(by_span(told, per, zone, units, top, ascii_only, console.width))
+        console.print(by_span(told, per, zone, units, top, ascii_only, console.width, begun))
     if note:
         console.print(Text(note, "dim"))
+    if ahead:
+        console.print(Text(ahead, "yellow"))
 
 
 def _write_whole(path: Path, content: bytes) -> None:

@@ -61,7 +61,7 @@ def picture(
     zone: tzinfo,
     units: Units = Units.SI,
     top: int | None = None,
-    note: str = "",
+    notes: Sequence[str] = (),
 ) -> bytes:
     """An SVG document: a stacked column for each span, or, of days without `per`, a bar for each heading."""
     sums = headings(row for _, rows in cut for row in rows)
@@ -90,7 +90,7 @@ def picture(
         y = _legend(drawing, sums, colours, y)
         if blocked:
             y = _blocked_columns(drawing, cut, per, y)
-    for line in (*_gap_lines(cut), *([note] if note else [])):
+    for line in (*_gap_lines(cut), *notes):
         drawing.text(_MARGIN, y + 14, line, "small dim")
         y += 18
     return drawing.document(y + 16)

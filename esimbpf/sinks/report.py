@@ -27,6 +27,7 @@ __all__ = [
     "blocked_text",
     "by_heading",
     "by_span",
+    "cut_text",
     "duration_text",
     "headings",
     "largest",
@@ -172,8 +173,12 @@ def by_span(
     top: int | None = None,
     ascii_only: bool = False,
     width: int = 120,
+    begun: datetime | None = None,
 ) -> RenderableType:
-    """What each span has used, and who most of it; `top` names so many."""
+    """What each span has used, and who most of it; `top` names so many.
+
+    `begun` is when the first span has begun, if the report begins within it.
+    """
     table = _table(ascii_only)
     down, up = ("down", "up") if ascii_only else ("↓", "↑")
     table.add_column(per, no_wrap=True, overflow="crop")
@@ -187,17 +192,20 @@ def by_span(
     table.add_column("most", overflow="fold")
     totals = [sum((row.counters for row in rows), NOTHING) for _, rows in cut]
     most = max((counters.total_bytes for counters in totals), default=0)
-    for (span, rows), counters in zip(cut, totals, strict=True):
+    for number, ((span, rows), counters) in enumerate(zip(cut, totals, strict=True)):
+        since = begun if begun and not number else span.begin
         unknown = not counters and _wholly_missing(span, rows)
         stopped = sum((row.blocked for row in rows), NOTHING)
         told = [Text("blocked ").append_text(_stopped(stopped, units))] if stopped and not in_column else []
+        if since != span.begin:
+            told.append(Text(cut_text(span, zone), "dim"))
         if unknown:
             amounts, drawn = [Text("-")] * 3, Text((_NOT_COUNTED if ascii_only else "░") * bar, "yellow")
         else:
             amounts = _amounts(counters, units)
             drawn = Text(_bar(counters.total_bytes / most if most else 0.0, bar, ascii_only), "cyan")
         table.add_row(
-            Text(moment_text(span.begin, zone, per)),
+            Text(moment_text(since, zone, per)),
             *amounts[-len(titles) :],
             *([Text("-") if unknown else _stopped(stopped, units)] if in_column else []),
             drawn,
@@ -229,6 +237,11 @@ def blocked_text(blocked: Mapping[Heading, Counters], units: Units) -> str:
     """What quotas have blocked in all, as in `, blocked 700 kB`; nothing where they have not."""
     total = sum(blocked.values(), NOTHING)
     return f", blocked {bytes_text(total.total_bytes, units)}" if total else ""
+
+
+def cut_text(span: Span, zone: tzinfo) -> str:
+    """Of a span that is cut off at the report's begin."""
+    return f"only from {moment_text(span.begin, zone)} on"
 
 
 def _who(sums: Mapping[Heading, Counters], total: Counters, top: int | None) -> Text:

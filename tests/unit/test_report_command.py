@@ -174,6 +174,48 @@ def test_cycles_begin_on_the_plans_days_in_its_zone(folder: Path) -> None:
         assert "Asia/Kathmandu" not in report(folder, TZ="Asia/Kathmandu").stdout
 
 
+def test_the_first_row_says_that_it_is_cut_off_if_the_report_begins_in_a_cycle(folder: Path, tmp_path: Path) -> None:
+    first, picture = datetime.now(UTC).date() - timedelta(days=6), tmp_path / "report.svg"
+    since = datetime.combine(first, datetime.min.time()) + timedelta(days=1, hours=5)
+    with agreed(folder, ("link:wwan0", EveryDays(4, first), "UTC")):
+        words = ("--per", "cycle", "--svg", str(picture), "--since")
+        cut, whole = (report(folder, *words, str(begin), COLUMNS="160").stdout for begin in (since, first))
+        report(folder, *words, str(since))
+        drawn = "".join(ET.fromstring(picture.read_bytes()).itertext())
+    said = f"only from {since:%Y-%m-%d %H:%M} on"
+    [row] = [line for line in cut.splitlines() if said in line]
+    assert row.startswith(f"{first:%a %Y-%m-%d} ")
+    assert f"the first cycle: {said}" in drawn
+    assert cut.count("only from") == 1
+    assert "only from" not in whole
+
+
+def test_what_stands_in_the_future_is_told_in_a_line(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    later = now.replace(minute=0, second=0, microsecond=0) + timedelta(days=400)
+    with closing(connect(tmp_path)) as db:
+        db.executemany("INSERT INTO link VALUES (?, ?)", [(1, "wwan0"), (2, "wwan1")])
+        for at, amount, link in ((now, 1_000, 1), (later, 700_000, 1), (later - timedelta(days=1), 30_000, 2)):
+            for table, step in (("minute", 60), ("quarter", 900)):
+                keys = (int(at.timestamp()) // step * step, link, amount)
+                db.execute(f"INSERT INTO {table} VALUES (?, ?, 1, -1, 'kernel', 0, -1, ?, 0, 1, 0)", keys)
+    until = f"{later + timedelta(minutes=15):%Y-%m-%dT%H:%M}"
+    told = f" stand after now, since the clock was ahead when they were counted: --until {until} shows them, too"
+    for words in ((), ("--per", "day"), ("--until", str(now + timedelta(days=1)))):
+        assert report(tmp_path, *words, COLUMNS="160").stdout.splitlines()[-1] == f"730 kB{told}"
+    assert f"700 kB{told}" in report(tmp_path, "wwan0", COLUMNS="160").stdout
+    assert report(tmp_path, "--json").stderr == f"730 kB{told}\n"
+    assert report(tmp_path, "--until", "2020-01-01", "--since", "2019-01-01", COLUMNS="160").stdout.splitlines() == [
+        "nothing was counted in this time; esimbpf status says what is counted now",
+        "what is older than 400 days is told by days of UTC",
+        f"730 kB{told}",
+    ]
+    assert "after now" not in report(tmp_path, "--until", until).stdout
+    picture = tmp_path / "report.svg"
+    report(tmp_path, "--svg", str(picture))
+    assert f"730 kB{told}" in "".join(ET.fromstring(picture.read_bytes()).itertext())
+
+
 def test_days_are_cut_in_the_zone_of_the_plans_if_they_have_one(folder: Path) -> None:
     offset = timedelta(hours=5, minutes=45)
     with agreed(folder, ("link:wwan0", Monthly(1), "Asia/Kathmandu")):
