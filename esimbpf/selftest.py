@@ -19,7 +19,6 @@ _RECEIVED: Final = tuple(range(303, 303 + 10 * 58, 58))
 """Bytes of the datagrams each way: sums that no accident produces."""
 _HEADERS: Final = 20 + 8  # IPv4, UDP
 _PATIENCE_S: Final = 1.0
-_ROOM: Final = 64
 
 
 def self_test() -> SelfTest:
@@ -36,7 +35,7 @@ def _test() -> SelfTest:
     with ThrowawayLink() as link, LinkMonitor() as monitor:
         found = [one for one in list_links() if one.link.name == NEAR_LINK]
         with (
-            Session(found, monitor, _PATIENCE_S, [GroupBy.PROCESS], _ROOM) as session,
+            Session(found, monitor, _PATIENCE_S, [GroupBy.PROCESS]) as session,
             link.near_socket() as near,
             link.far_socket() as far,
         ):

@@ -9,6 +9,7 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -108,6 +109,34 @@ def test_all_works_here_and_nothing_is_left_behind(lab: Lab) -> None:
     assert not set(disturbed(findings)) - {"pins", "ledger", "capability.sys_ptrace", "bcc"}
     assert "link.wwan0.tcx" in findings
     assert there() == before
+
+
+CROWD = 100
+CROWDED = f"""
+import os, socket, sys
+ready, end = os.pipe(), os.pipe()
+for _ in range({CROWD}):
+    if not os.fork():
+        os.close(end[1])
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM):
+            os.write(ready[1], b"x")
+            os.read(end[0], 1)
+        os._exit(0)
+for _ in range({CROWD}):
+    os.read(ready[0], 1)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_self_test_is_exact_however_many_processes_have_sockets() -> None:
+    with subprocess.Popen([sys.executable, "-c", CROWDED], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as crowd:
+        assert crowd.stdout
+        crowd.stdout.readline()
+        told = self_test()
+        crowd.communicate()
+    assert told.words == ""
+    assert told.counted == told.sent
 
 
 def test_the_table_is_for_people(lab: Lab) -> None:
