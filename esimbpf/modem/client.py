@@ -19,7 +19,7 @@ from esimbpf.modem.model import Moment, Service, Survey
 from esimbpf.modem.objects import Objects
 from esimbpf.text import printable
 
-__all__ = ["MODEM_MANAGER", "PATH", "PROPERTIES", "Follower", "survey"]
+__all__ = ["MODEM_MANAGER", "OBJECT_MANAGER", "PATH", "PROPERTIES", "Follower", "survey"]
 
 MODEM_MANAGER: Final = "org.freedesktop.ModemManager1"
 PATH: Final = "/org/freedesktop/ModemManager1"
@@ -44,7 +44,8 @@ class Follower:
         with Bus(on_signal=follower.heard) as bus:
             follower.begin(bus)
             while True:
-                follower.turn(bus)
+                follower.catch_up(bus)
+                follower.wait(bus)
 
     `changed` is called with each survey that differs from the one before. It is whole: while something that a signal
     told of is being asked for, none is given; its time is that of the signal. `limit_s` is for each single call.
@@ -83,33 +84,34 @@ class Follower:
         except TimedOut as error:
             raise BusLost(error.message, error.hint) from error
 
-    def turn(self, bus: Bus, limit_s: float | None = None) -> None:
-        """Ask what has to be asked, then wait for one message, at most for so long. Raises BusLost, Stopped."""
-        self.catch_up(bus)
+    def catch_up(self, bus: Bus) -> None:
+        """Ask all that has to be asked now. Raises BusLost, Stopped."""
+        while self._owner and (self._ask_at_s is None or self._ask_at_s <= time.monotonic()):
+            self._ask_at_s = None
+            if not self._whole:
+                try:
+                    if not self._loaded:
+                        self._load(bus)
+                    self._complete(bus)
+                except BusLost:
+                    raise
+                except ModemError as error:
+                    self._fail(error)
+                    return
+            if self._whole:
+                self._failures = 0
+                self._tell(Service.RUNNING)
+                self._have_signal_measured(bus)
+                # What came meanwhile may name objects that are to be asked for.
+                if self._whole:
+                    return
+
+    def wait(self, bus: Bus, limit_s: float | None = None) -> None:
+        """Wait for one message, for `limit_s` seconds or until something has to be asked. Raises BusLost, Stopped."""
         if self._ask_at_s is not None:
             left_s = max(0.0, self._ask_at_s - time.monotonic())
             limit_s = left_s if limit_s is None else min(limit_s, left_s)
         bus.listen(limit_s)
-
-    def catch_up(self, bus: Bus) -> None:
-        """Ask what has to be asked now. Raises BusLost, Stopped."""
-        if not self._owner or (self._ask_at_s is not None and time.monotonic() < self._ask_at_s):
-            return
-        self._ask_at_s = None
-        if not self._whole:
-            try:
-                if not self._loaded:
-                    self._load(bus)
-                self._complete(bus)
-            except BusLost:
-                raise
-            except ModemError as error:
-                self._fail(error)
-                return
-        if self._whole:
-            self._failures = 0
-            self._tell(Service.RUNNING)
-            self._have_signal_measured(bus)
 
     def lost(self, error: BusLost) -> None:
         """The bus has gone."""

@@ -158,8 +158,9 @@ class ModemWatch:
     def _follow(self, bus: Bus) -> None:
         try:
             while True:
+                self._follower.catch_up(bus)
                 looking = self._awaits_ppp()
-                self._follower.turn(bus, self._wait_s(looking))
+                self._follower.wait(bus, self._wait_s(looking))
                 if looking:
                     self.look_again()
                 with self._lock:
