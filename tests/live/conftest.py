@@ -19,8 +19,10 @@ from tests.live import other_version
 from tests.live.attached import PINS, command
 from tests.live.limited import Limited
 from tests.live.netlab import Lab, Wire, run
+from tests.modems.private_bus import PrivateBus
 
 TOOLS = (
+    "ModemManager",
     "bpftool",
     "cc",
     "dbus-daemon",
@@ -133,3 +135,10 @@ def limited(lab: Lab, own_pins: None, unique: Path, monkeypatch: pytest.MonkeyPa
     command(lab, "attach", "wwan0")
     with PinnedEngine() as engine, KernelQuotas(engine) as quotas:
         yield Limited(lab, engine, quotas, unique)
+
+
+@pytest.fixture
+def bus(tmp_path: Path) -> Iterator[PrivateBus]:
+    """A D-Bus of the test's own, with nobody on it."""
+    with PrivateBus(tmp_path / "bus") as started:
+        yield started
