@@ -9,19 +9,22 @@ The ids are stable, so that programs may look for them:
     program-types map-types helpers program.NAME (of kernel/programs.py) tc
     bpffs pins daemon ledger service
     links link.LINK link.LINK.xdp link.LINK.tcx link.LINK.filters
+    modem-manager
     self-test
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from esimbpf.kernel.programs import PROGRAMS, Program
-from esimbpf.machine import AttachedProgram, Lasting, LinkFact, Machine, ProgramFact, Service
+from esimbpf.machine import AttachedProgram, Lasting, LinkFact, Machine, ModemManager, ProgramFact, Service
 from esimbpf.model import NOTHING
+from esimbpf.modem import model as modems
+from esimbpf.modem.numbering import masked
 
 __all__ = ["TESTED_FROM", "Finding", "State", "can_count", "diagnose", "worth_testing"]
 
@@ -80,6 +83,7 @@ def diagnose(machine: Machine) -> tuple[Finding, ...]:
         *_programs(machine),
         *_lasting(machine),
         *_links(machine),
+        *_modem_manager(machine),
         _self_test(machine),
     )
 
@@ -265,9 +269,7 @@ def _software(machine: Machine) -> Iterator[Finding]:
 
 def _libbpf(machine: Machine) -> Finding:
     library = machine.library
-    install = _INSTALL_LIBBPF.get(machine.distribution) or "; ".join(
-        f"{family.capitalize()}: {command}" for family, command in _INSTALL_LIBBPF.items()
-    )
+    install = _how_to_install(_INSTALL_LIBBPF, machine.distribution)
     if library.version is None:
         return Finding(
             "libbpf",
@@ -284,6 +286,12 @@ def _libbpf(machine: Machine) -> Finding:
             "libbpf", "software", "libbpf", State.MISSING, f"{shown} is older than 1.0", "everything", install
         )
     return Finding("libbpf", "software", "libbpf", State.WORKS, f"{shown}, the engine of this version")
+
+
+def _how_to_install(commands: Mapping[str, str], distribution: str) -> str:
+    """The command for this distribution, or for all where it is not known."""
+    every = "; ".join(f"{family.capitalize()}: {command}" for family, command in commands.items())
+    return commands.get(distribution) or every
 
 
 def _object(machine: Machine) -> Finding:
@@ -689,6 +697,80 @@ def _filters(link: LinkFact, tc: str, unseen: str) -> Finding:
     received = [one.name for one in link.filters]
     shown = f"on received packets, behind ours: {', '.join(received)}" if received else "no others"
     return Finding(identity, "links", title, State.WORKS, shown)
+
+
+# -- modems ------------------------------------------------------------------------------
+
+_INSTALL_MODEM_MANAGER: Final = {
+    "debian": "apt install modemmanager",
+    "fedora": "dnf install ModemManager",
+    "arch": "pacman -S modemmanager",
+    "alpine": "apk add modemmanager",
+}
+_WITHOUT_MODEM_MANAGER: Final = "SIM profile, operator, roaming and signal: they are unknown; nothing else"
+
+
+def _modem_manager(machine: Machine) -> Iterator[Finding]:
+    manager = machine.modem_manager
+    if manager is None:
+        return
+    told = manager.survey
+    service = modems.Service
+    identity, group, title = "modem-manager", "modem", "ModemManager"
+    if told.service is service.REFUSED:
+        yield Finding(identity, group, title, State.UNKNOWN, f"it takes root to see: {told.words}")
+    elif told.service is not service.RUNNING:
+        detail, remedy = _why_not_running(manager, machine.distribution)
+        yield Finding(identity, group, title, State.LOST, detail, _WITHOUT_MODEM_MANAGER, remedy)
+    elif not told.modems:
+        yield Finding(
+            identity,
+            group,
+            title,
+            State.LOST,
+            f"{told.version}; it knows of no modem",
+            _WITHOUT_MODEM_MANAGER,
+            "mmcli --scan-modems; a modem that poses as an Ethernet card or a phone is none of its",
+        )
+    else:
+        yield _modems(manager)
+
+
+def _why_not_running(manager: ModemManager, distribution: str) -> tuple[str, str]:
+    """In words, and what to do about it."""
+    if not manager.installed:
+        return "not installed", _how_to_install(_INSTALL_MODEM_MANAGER, distribution)
+    match manager.survey.service:
+        case modems.Service.NOT_RUNNING:
+            return "not running", "systemctl enable --now ModemManager"
+        case modems.Service.NO_BUS:
+            return f"cannot be asked: {manager.survey.words}", "systemctl start dbus"
+        case _:
+            return f"does not answer: {manager.survey.words}", "systemctl restart ModemManager"
+
+
+def _modems(manager: ModemManager) -> Finding:
+    told = manager.survey
+    on = f" on {', '.join(manager.links)}" if manager.links else ""
+    shown = f"{told.version}; {', '.join(map(_modem, told.modems))}{on}"
+    if any(modem.sim and modem.sim.iccid for modem in told.modems):
+        return Finding("modem-manager", "modem", "ModemManager", State.WORKS, shown)
+    return Finding(
+        "modem-manager",
+        "modem",
+        "ModemManager",
+        State.LOST,
+        shown,
+        "the SIM profile: it is unknown",
+        "put in a SIM, enable a profile of the eSIM (lpac profile enable …), or unlock it (mmcli -i any --pin=…)",
+    )
+
+
+def _modem(modem: modems.Modem) -> str:
+    sim = modem.sim
+    if sim and sim.iccid:
+        return f"{modem.name} with {'eSIM' if sim.esim else 'SIM'} {masked(sim.iccid)}"
+    return f"{modem.name} ({modem.failure or modem.state}, no SIM known)"
 
 
 # -- the self test -----------------------------------------------------------------------

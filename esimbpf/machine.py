@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from esimbpf.model import Counters
+from esimbpf.modem.model import Survey
 
 __all__ = [
     "AttachedProgram",
@@ -20,6 +21,7 @@ __all__ = [
     "LibraryFact",
     "LinkFact",
     "Machine",
+    "ModemManager",
     "ObjectFact",
     "ProgramFact",
     "Rights",
@@ -236,6 +238,17 @@ class Lasting:
 
 
 @dataclass(frozen=True, slots=True)
+class ModemManager:
+    """Who knows of SIMs, networks and signals."""
+
+    installed: bool
+    survey: Survey
+    """What it says, or why it does not."""
+    links: tuple[str, ...] = ()
+    """The interfaces that are its modems'."""
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """All facts."""
 
@@ -271,3 +284,5 @@ class Machine:
     """Why there are none: message and hint."""
     self_test: SelfTest | None
     """None if it was not made."""
+    modem_manager: ModemManager | None = None
+    """None if it was not asked."""

@@ -46,6 +46,7 @@ def doctor(
     """
     from esimbpf.doctor import can_count, diagnose, worth_testing
     from esimbpf.kernel.probe import probe
+    from esimbpf.modem.client import modem_manager
     from esimbpf.sinks.findings import findings_json, findings_table
 
     common: Common = context.obj
@@ -54,6 +55,7 @@ def doctor(
         from esimbpf.selftest import self_test
 
         machine = replace(machine, self_test=self_test())
+    machine = replace(machine, modem_manager=modem_manager())
     findings = diagnose(machine)
     if as_json:
         sys.stdout.buffer.write(findings_json(findings, __version__, machine.kernel.release, machine.kernel.machine))

@@ -6,6 +6,7 @@ give no rsrp, rsrq or snr. (USSD is in `ussd`.) oFono is asked in the same way w
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,13 +14,16 @@ from dataclasses import replace
 from typing import Any, Final
 
 from esimbpf.errors import ModemError
+from esimbpf.machine import ModemManager
 from esimbpf.modem.bus import BUS_NAME, BUS_PATH, Bus, BusLost, CallFailed, Signal, TimedOut, plain
 from esimbpf.modem.decode import SIGNAL
+from esimbpf.modem.identity import link_statuses
 from esimbpf.modem.model import Moment, Service, Survey
 from esimbpf.modem.objects import Objects
+from esimbpf.modem.ppp import ppp_interface
 from esimbpf.text import printable
 
-__all__ = ["MODEM_MANAGER", "OBJECT_MANAGER", "PATH", "PROPERTIES", "Follower", "survey"]
+__all__ = ["MODEM_MANAGER", "OBJECT_MANAGER", "PATH", "PROPERTIES", "Follower", "modem_manager", "survey"]
 
 MODEM_MANAGER: Final = "org.freedesktop.ModemManager1"
 PATH: Final = "/org/freedesktop/ModemManager1"
@@ -31,6 +35,12 @@ _RULES: Final = (
     f"type='signal',sender='{MODEM_MANAGER}',interface='{OBJECT_MANAGER}'",
     f"type='signal',sender='{MODEM_MANAGER}',interface='{PROPERTIES}'",
 )
+_INSTALLED: Final = (
+    "/usr/share/dbus-1/system-services/org.freedesktop.ModemManager1.service",
+    "/usr/sbin/ModemManager",
+    "/usr/bin/ModemManager",
+)
+"""Any of these is there where it is installed, by whichever distribution."""
 _NO_OWNER: Final = f"{BUS_NAME}.Error.NameHasNoOwner"
 _DENIED: Final = f"{BUS_NAME}.Error.AccessDenied"
 _RETRY_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
@@ -248,3 +258,10 @@ def survey(address: str = "", limit_s: float = 2.0) -> Survey:
     except BusLost as error:
         follower.lost(error)
     return told[-1]
+
+
+def modem_manager() -> ModemManager:
+    """Whether it is installed, what it says now, and of which interfaces: as `survey`."""
+    told = survey()
+    links = tuple(sorted(link_statuses(told.modems, ppp_interface)))
+    return ModemManager(any(map(os.path.exists, _INSTALLED)), told, links)

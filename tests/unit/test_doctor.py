@@ -20,6 +20,7 @@ from esimbpf.machine import (
     LibraryFact,
     LinkFact,
     Machine,
+    ModemManager,
     ObjectFact,
     ProgramFact,
     Rights,
@@ -27,6 +28,8 @@ from esimbpf.machine import (
     Service,
 )
 from esimbpf.model import NOTHING, Counters
+from esimbpf.modem.model import Modem, ModemState, Sim, Survey
+from esimbpf.modem.model import Service as MmService
 
 ALL = frozenset({"CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_RESOURCE"})
 MOVED = Counters(5920, 2460, 10, 10)
@@ -41,6 +44,11 @@ LASTING = Lasting(
     ledger_bytes=1_234_567,
     service=Service(True, "/etc/systemd/system/esimbpf.service", True),
 )
+
+MODEM = Modem(
+    "/m/0", ModemState.CONNECTED, manufacturer="Quectel", model="RM520N-GL", sim=Sim("/s/0", "8949020000001234567")
+)
+MODEM_MANAGER = ModemManager(True, Survey(MmService.RUNNING, version="1.20.4", modems=(MODEM,)), ("wwan0",))
 
 SOUND = Machine(
     kernel=Kernel("6.18.44-generic", "x86_64", True, "none", True, "/sys/kernel/btf/vmlinux", 5_516_713),
@@ -66,6 +74,7 @@ SOUND = Machine(
     links_named=False,
     links_error=None,
     self_test=SelfTest(MOVED, MOVED, NOTHING),
+    modem_manager=MODEM_MANAGER,
 )
 
 
@@ -91,6 +100,11 @@ def lasting(**changes: Any) -> Machine:
 
 def link(**changes: Any) -> Machine:
     return replace(SOUND, links=(replace(WWAN0, **changes),))
+
+
+def manager(service: MmService, words: str = "", installed: bool = True, **of_modem: Any) -> Machine:
+    modems = (replace(MODEM, **of_modem),) if of_modem else ()
+    return replace(SOUND, modem_manager=ModemManager(installed, Survey(service, words, "1.20.4", modems)))
 
 
 def program(name: str, **changes: Any) -> Machine:
@@ -119,6 +133,7 @@ def test_ids_are_unique_and_stay() -> None:
         "tc",
         *("bpffs", "pins", "daemon", "ledger", "service"),
         *("links", "link.wwan0", "link.wwan0.xdp", "link.wwan0.tcx", "link.wwan0.filters"),
+        "modem-manager",
         "self-test",
     ]
 
@@ -208,6 +223,17 @@ FAULTS: list[tuple[Machine, str, State, str]] = [
         State.MISSING,
         "99 bytes are unattributed",
     ),
+    (manager(MmService.NOT_RUNNING, installed=False), "modem-manager", State.LOST, "not installed"),
+    (manager(MmService.NOT_RUNNING), "modem-manager", State.LOST, "not running"),
+    (manager(MmService.NO_BUS, "it has gone"), "modem-manager", State.LOST, "cannot be asked: it has gone"),
+    (manager(MmService.SILENT, "no answer"), "modem-manager", State.LOST, "does not answer: no answer"),
+    (manager(MmService.RUNNING), "modem-manager", State.LOST, "1.20.4; it knows of no modem"),
+    (
+        manager(MmService.RUNNING, sim=None, state=ModemState.FAILED, failure="the SIM is missing"),
+        "modem-manager",
+        State.LOST,
+        "Quectel RM520N-GL (the SIM is missing, no SIM known)",
+    ),
 ]
 
 
@@ -225,6 +251,14 @@ def test_each_fault_is_told_with_what_is_lost_and_what_to_do(
     assert finding.remedy
     assert "\n" not in finding.detail + finding.lost + finding.remedy
     assert can_count(findings.values()) is (state is State.LOST)
+
+
+def test_a_sims_number_is_masked() -> None:
+    assert found(SOUND)["modem-manager"].detail == "1.20.4; Quectel RM520N-GL with SIM 8949…4567 on wwan0"
+
+
+def test_who_may_not_ask_modemmanager_knows_nothing_of_it() -> None:
+    assert found(manager(MmService.REFUSED))["modem-manager"].state is State.UNKNOWN
 
 
 def test_one_fault_is_not_told_as_many() -> None:
@@ -248,6 +282,12 @@ def test_one_fault_is_not_told_as_many() -> None:
         (lasting(strangers=("/sys/fs/bpf/esimbpf/v9",)), "pins", "esimbpf attach --replace"),
         (rights(uid=1000, capabilities=frozenset()), "capability.bpf", "sudo"),
         (kernel(jit=False), "jit", "sysctl -w net.core.bpf_jit_enable=1"),
+        (manager(MmService.NOT_RUNNING, installed=False), "modem-manager", "apt install modemmanager"),
+        (manager(MmService.NOT_RUNNING), "modem-manager", "systemctl enable --now ModemManager"),
+        (manager(MmService.NO_BUS), "modem-manager", "systemctl start dbus"),
+        (manager(MmService.SILENT), "modem-manager", "systemctl restart ModemManager"),
+        (manager(MmService.RUNNING), "modem-manager", "mmcli --scan-modems"),
+        (manager(MmService.RUNNING, sim=None), "modem-manager", "unlock it"),
         (link(xdp="program 5, generic"), "link.wwan0.xdp", "ip link set dev wwan0 xdp off"),
         (program("forwarded", loaded=False, words="x", forbidden=True), "program.forwarded", "seccomp"),
         (program("socket_sent", loaded=False, words="x"), "program.socket_sent", "kernel 6.3"),
