@@ -11,10 +11,15 @@ import typer
 
 def links(
     json: Annotated[bool, typer.Option("--json", metavar="", help="One JSON object instead of the table.")] = False,
+    show_ids: Annotated[
+        bool, typer.Option("--show-ids", metavar="", help="Show SIM profiles' numbers (ICCIDs) in full.")
+    ] = False,
 ) -> None:
     """List the interfaces: which are cellular, and how that is known.
 
-    Those that are counted when no link is named have an asterisk. Needs no root.
+    Those that are counted when no link is named have an asterisk. Where
+    ModemManager runs, it is told which modem, operator and SIM profile stand
+    behind a link. Needs no root.
 
     [dim]The names of all cellular links:[/dim]
     esimbpf links --json | jq -r '.links[] | select(.cellular == "yes") | .link'
@@ -22,14 +27,20 @@ def links(
     from rich.console import Console
 
     from esimbpf.kernel.links import cellular_links, list_links
+    from esimbpf.modem.client import survey
+    from esimbpf.modem.identity import link_statuses
+    from esimbpf.modem.ppp import ppp_interface
     from esimbpf.sinks.links import links_json, links_table
 
     found = list_links()
     counted = cellular_links(found)
+    modems = {modem.path: modem for modem in survey().modems}
+    statuses = link_statuses(modems.values(), ppp_interface)
+    owned = {name: (modems[status.modem], status) for name, status in statuses.items()}
     if json:
-        sys.stdout.buffer.write(links_json(found, counted))
+        sys.stdout.buffer.write(links_json(found, counted, owned, show_ids))
         return
     console = Console(highlight=False)
     if not console.is_terminal and not os.environ.get("COLUMNS"):
         console = Console(highlight=False, width=120)
-    console.print(links_table(found, counted, console.width))
+    console.print(links_table(found, counted, console.width, owned, show_ids))

@@ -1,8 +1,12 @@
-"""The list of interfaces, as a table for people and as JSON for programs."""
+"""The list of interfaces, as a table for people and as JSON for programs.
+
+What modems tell of them comes as a survey. ICCIDs are masked unless they are asked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import orjson
@@ -12,6 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from esimbpf.cellular import Certainty
+from esimbpf.modem.identity import LinkStatus
+from esimbpf.modem.model import Modem, Registration, Signal
+from esimbpf.modem.numbering import masked
 
 if TYPE_CHECKING:
     from esimbpf.kernel.links import FoundLink
@@ -23,16 +30,26 @@ _NARROW = 60
 _STYLES = {Certainty.YES: "green", Certainty.WEAK: "yellow", Certainty.NO: "dim"}
 
 
-def links_table(found: Sequence[FoundLink], counted: Sequence[FoundLink], width: int = 80) -> Group:
+Owned = Mapping[str, tuple[Modem, LinkStatus]]
+"""Whose the links are that modems own, by name."""
+
+
+def links_table(
+    found: Sequence[FoundLink],
+    counted: Sequence[FoundLink],
+    width: int = 80,
+    owned: Owned = MappingProxyType({}),
+    show_ids: bool = False,
+) -> Group:
     """A table of all links, cellular ones first; those in `counted`, which need not be named, have an asterisk.
 
-    Where the terminal is narrow, a paragraph each instead of a row.
+    A second one has the modems' links, if there are any. Where the terminal is narrow, each has a paragraph instead.
     """
     starred = {found_link.link.name for found_link in counted}
     ordered = sorted(found, key=lambda one: (_RANKS[one.certainty], one.link.ifindex))
     legend = Text(_legend(counted))
     if width < _NARROW:
-        return Group(*(_paragraph(one, one.link.name in starred) for one in ordered), legend)
+        return Group(*(_paragraph(one, one.link.name in starred, owned, show_ids) for one in ordered), legend)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("link", no_wrap=True)
     table.add_column("kind", no_wrap=True)
@@ -50,10 +67,41 @@ def links_table(found: Sequence[FoundLink], counted: Sequence[FoundLink], width:
             Text(found_link.certainty, style=_STYLES[found_link.certainty]),
             Text("\n".join(_reasons(found_link))),
         )
-    return Group(table, Text(""), legend)
+    named = [found_link.link.name for found_link in ordered if found_link.link.name in owned]
+    if not named:
+        return Group(table, Text(""), legend)
+    return Group(table, Text(""), _modems_table({name: owned[name] for name in named}, show_ids), Text(""), legend)
 
 
-def _paragraph(found_link: FoundLink, starred: bool) -> Text:
+def _modems_table(owned: Owned, show_ids: bool) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for heading in ("link", "modem", "operator", "network", "profile"):
+        table.add_column(heading, overflow="fold")
+    for name, (modem, status) in owned.items():
+        table.add_row(Text(f"  {name}"), *map(Text, _told(modem, status, show_ids)))
+    return table
+
+
+def _told(modem: Modem, status: LinkStatus, show_ids: bool) -> tuple[str, str, str, str]:
+    """Modem, operator, kind of network and profile, in words."""
+    identity = status.identity
+    registration = status.registration
+    where = {
+        Registration.HOME: "at home",
+        Registration.ROAMING: f"roaming in {identity.visited}" if identity.visited else "roaming",
+        Registration.UNKNOWN: "unknown",
+    }.get(registration, str(registration))
+    network = ", ".join(filter(None, (where, identity.technology)))
+    kind = {True: "eSIM ", False: "SIM ", None: ""}[identity.esim]
+    profile = kind + _number(identity.profile, show_ids) if identity.profile else "unknown"
+    return modem.name, str(identity.operator or "unknown"), network, profile
+
+
+def _number(iccid: str, show_ids: bool) -> str:
+    return iccid if show_ids else masked(iccid)
+
+
+def _paragraph(found_link: FoundLink, starred: bool, owned: Owned, show_ids: bool) -> Text:
     link = found_link.link
     lines = [
         f"{'* ' if starred else '  '}{link.name}",
@@ -62,6 +110,10 @@ def _paragraph(found_link: FoundLink, starred: bool) -> Text:
         f"  cellular: {found_link.certainty}",
         *(f"  {reason}" for reason in _reasons(found_link)),
     ]
+    if link.name in owned:
+        labels = ("modem", "operator", "network", "profile")
+        told = zip(labels, _told(*owned[link.name], show_ids), strict=True)
+        lines += [f"  {label}: {words}" for label, words in told]
     return Text("\n".join(lines) + "\n", overflow="fold")
 
 
@@ -86,10 +138,22 @@ def _reasons(found_link: FoundLink) -> list[str]:
     return lines
 
 
-def links_json(found: Sequence[FoundLink], counted: Sequence[FoundLink]) -> bytes:
-    """All links by ifindex as one JSON object and a newline; `counted` as in `links_table`."""
+def links_json(
+    found: Sequence[FoundLink],
+    counted: Sequence[FoundLink],
+    owned: Owned = MappingProxyType({}),
+    show_ids: bool = False,
+) -> bytes:
+    """All links by ifindex as one JSON object and a newline; the rest as in `links_table`."""
     starred = {found_link.link.name for found_link in counted}
-    document = {"type": "links", "v": 1, "links": [_entry(one, one.link.name in starred) for one in found]}
+    entries = [
+        {
+            **_entry(one, one.link.name in starred),
+            "modem": _modem_entry(*owned[one.link.name], show_ids) if one.link.name in owned else None,
+        }
+        for one in found
+    ]
+    document = {"type": "links", "v": 1, "links": entries}
     return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -112,4 +176,35 @@ def _entry(found_link: FoundLink, counted: bool) -> dict[str, object]:
         "lower": found_link.lower or None,
         "uppers": found_link.uppers,
         "counted_by_default": counted,
+    }
+
+
+def _modem_entry(modem: Modem, status: LinkStatus, show_ids: bool) -> dict[str, object]:
+    """What its modem tells of a link; null for what is not known."""
+    identity = status.identity
+    operator = identity.operator
+    return {
+        "name": modem.name,
+        "state": modem.state,
+        "plugin": modem.plugin or None,
+        "profile": _number(identity.profile, show_ids) if identity.profile else None,
+        "esim": identity.esim,
+        "operator": operator and {"plmn": str(operator.plmn) if operator.plmn else None, "name": operator.name or None},
+        "registration": status.registration,
+        "roaming": identity.roaming,
+        "country": identity.country,
+        "technology": identity.technology,
+        "connected": status.connected,
+        "signal": _signal_entry(modem.signal),
+    }
+
+
+def _signal_entry(signal: Signal) -> dict[str, object]:
+    return {
+        "quality_percent": signal.quality_percent,
+        "technology": signal.technology,
+        "rssi_dbm": signal.rssi_dbm,
+        "rsrp_dbm": signal.rsrp_dbm,
+        "rsrq_db": signal.rsrq_db,
+        "snr_db": signal.snr_db,
     }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import select
 import signal
+import subprocess
 import threading
 import time
 import xml.etree.ElementTree as ET
@@ -25,6 +27,8 @@ from esimbpf.modem.identity import NO_MODEM, UNKNOWN, Identity
 from esimbpf.modem.model import BearerStatistics, Moment, Operator, Service
 from esimbpf.modem.numbering import Plmn
 from esimbpf.modem.watch import ModemWatch
+from tests.live.netlab import Lab
+from tests.live.watching import esimbpf
 from tests.modems.fake_service import (
     BEARER,
     HOME,
@@ -41,7 +45,7 @@ from tests.modems.fake_service import (
     FakeModemManager,
 )
 from tests.modems.following import Following, changes
-from tests.modems.private_bus import PrivateBus
+from tests.modems.private_bus import PATIENCE_S, PrivateBus
 
 ICCID, OTHER_ICCID = "8949020000001234567", "8943010000007654321"
 EID = "89049032007008882600049223344556"
@@ -380,6 +384,59 @@ def test_of_several_modems_one_must_be_named(bus: PrivateBus, service: FakeModem
     paths = [service.add_modem(net=f"wwan{number}").path for number in range(2)]
     with pytest.raises(ModemError, match=f"but {', '.join(paths)}"):
         ussd.ask("*100#", address=bus.address)
+
+
+# -- commands
+
+
+def told(lab: Lab, bus: PrivateBus, *words: str) -> str:
+    """What a command says of the lab's device."""
+    done = subprocess.run(
+        esimbpf("--netns", lab.device.name, *words),
+        env=bus.environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def test_links_tells_whose_they_are(lab: Lab, bus: PrivateBus, service: FakeModemManager) -> None:
+    modem = service.add_modem(iccid=ICCID, eid=EID, manufacturer="Fake\x1b[2J", model="[bold]M1")
+    modem.register(ROAMING, "23201", "A1", LTE)
+    modem.connect("wwan0")
+    table = told(lab, bus, "links")
+    [row] = [line for line in table.splitlines() if "A1" in line]
+    assert row.split("  ")[1:] == [
+        "wwan0",
+        r"Fake\x1b[2J [bold]M1",
+        "232-01 A1",
+        "roaming in AT, lte",
+        "eSIM 8949…4567",
+    ]
+    assert ICCID in told(lab, bus, "links", "--show-ids")
+    entries = {one["link"]: one["modem"] for one in json.loads(told(lab, bus, "links", "--json"))["links"]}
+    assert entries["lo"] is None
+    assert (entries["wwan0"]["profile"], entries["wwan0"]["country"]) == ("8949…4567", "AT")
+    service.hang()
+    started_s = time.monotonic()
+    assert "A1" not in told(lab, bus, "links")
+    assert time.monotonic() - started_s < 6
+
+
+def test_doctor_tells_of_modemmanager(lab: Lab, bus: PrivateBus, service: FakeModemManager) -> None:
+    def finding() -> str:
+        findings = json.loads(told(lab, bus, "doctor", "--json"))["findings"]
+        [one] = [one for one in findings if one["id"] == "modem-manager"]
+        return f"{one['state']}: {one['detail']}"
+
+    assert finding() == "lost: 1.20.4; it knows of no modem"
+    service.add_modem(iccid=ICCID)
+    assert finding() == "works: 1.20.4; Fake M1 with SIM 8949…4567 on wwan0"
+    service.stop()
+    assert finding() == "lost: not running"
 
 
 # -- ModemManager's own interfaces

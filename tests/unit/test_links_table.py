@@ -9,7 +9,10 @@ from rich.console import Console
 from esimbpf.cellular import Certainty
 from esimbpf.kernel.links import FoundLink
 from esimbpf.model import Link
-from esimbpf.sinks.links import links_json, links_table
+from esimbpf.modem.identity import Identity, LinkStatus
+from esimbpf.modem.model import Modem, ModemState, Operator, Registration, Signal
+from esimbpf.modem.numbering import Plmn
+from esimbpf.sinks.links import Owned, links_json, links_table
 
 LO = FoundLink(Link("lo", 1, "loopback", ("127.0.0.1", "::1")), 772, Certainty.NO, mtu=65536)
 ETH0 = FoundLink(
@@ -48,10 +51,37 @@ QMIMUX0 = FoundLink(
 )
 
 
-def shown(found: list[FoundLink], counted: list[FoundLink], width: int) -> str:
+ICCID = "8949020000001234567"
+MODEM = Modem(
+    "/m/0",
+    ModemState.CONNECTED,
+    manufacturer="Quectel",
+    model="RM520N-GL",
+    plugin="quectel",
+    signal=Signal(57, True, "lte", -61.0, -94.5),
+)
+OWNED = {
+    "qmimux0": (
+        MODEM,
+        LinkStatus(
+            Identity(ICCID, True, Operator(Plmn("232", "01"), "A1 [bold]"), True, "AT", "lte"),
+            Registration.ROAMING,
+            "/m/0",
+            "/b/0",
+            True,
+        ),
+    ),
+    "wwan0": (MODEM, LinkStatus(registration=Registration.SEARCHING, modem="/m/0", connected=False)),
+    "elsewhere": (MODEM, LinkStatus()),
+}
+
+
+def shown(
+    found: list[FoundLink], counted: list[FoundLink], width: int, owned: Owned | None = None, show_ids: bool = False
+) -> str:
     console = Console(width=width, color_system=None, force_terminal=False)
     with console.capture() as capture:
-        console.print(links_table(found, counted))
+        console.print(links_table(found, counted, width, owned or {}, show_ids))
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
@@ -81,6 +111,23 @@ link       kind      state       addresses          cellular  because
 
 def test_the_whole_table_at_80_columns() -> None:
     assert shown([LO, ETH0, USB0, PPP0, WWAN0, QMIMUX0], [QMIMUX0], 80) + "\n" == TABLE
+
+
+MODEMS = """\
+link       modem              operator          network           profile
+────────────────────────────────────────────────────────────────────────────────
+  wwan0    Quectel RM520N-GL  unknown           searching         unknown
+  qmimux0  Quectel RM520N-GL  232-01 A1 [bold]  roaming in AT,    eSIM 8949…4567
+                                                lte
+
+* counted when no link is named
+"""
+
+
+def test_links_of_modems_have_a_table_of_their_own() -> None:
+    text = shown([LO, WWAN0, QMIMUX0], [QMIMUX0], 80, OWNED)
+    assert text[text.index("link       modem") :] + "\n" == MODEMS
+    assert ICCID in shown([QMIMUX0], [QMIMUX0], 120, OWNED, show_ids=True)
 
 
 def test_links_that_need_not_be_named_are_said_to_be_none() -> None:
@@ -125,9 +172,37 @@ def test_json_has_every_link_by_ifindex_with_what_is_known_of_it() -> None:
         "lower": None,
         "uppers": ["qmimux0"],
         "counted_by_default": False,
+        "modem": None,
     }
     assert document["links"][2]["lower"] == "wwan0"
     assert document["links"][0]["cellular"] == "no"
+
+
+def test_json_has_what_the_modem_tells() -> None:
+    [wwan0, qmimux0] = json.loads(links_json([WWAN0, QMIMUX0], [QMIMUX0], OWNED))["links"]
+    assert qmimux0["modem"] == {
+        "name": "Quectel RM520N-GL",
+        "state": "connected",
+        "plugin": "quectel",
+        "profile": "8949…4567",
+        "esim": True,
+        "operator": {"plmn": "232-01", "name": "A1 [bold]"},
+        "registration": "roaming",
+        "roaming": True,
+        "country": "AT",
+        "technology": "lte",
+        "connected": True,
+        "signal": {
+            "quality_percent": 57,
+            "technology": "lte",
+            "rssi_dbm": -61.0,
+            "rsrp_dbm": -94.5,
+            "rsrq_db": None,
+            "snr_db": None,
+        },
+    }
+    assert (wwan0["modem"]["profile"], wwan0["modem"]["operator"], wwan0["modem"]["roaming"]) == (None, None, None)
+    assert json.loads(links_json([QMIMUX0], [], OWNED, show_ids=True))["links"][0]["modem"]["profile"] == ICCID
 
 
 def test_json_of_no_links_is_an_empty_list() -> None:
@@ -148,4 +223,14 @@ def test_on_a_narrow_terminal_a_link_is_a_paragraph() -> None:
         "  upon wwan0",
         "",
         "  lo",
+    ]
+
+
+def test_on_a_narrow_terminal_the_modem_is_in_the_paragraph() -> None:
+    lines = shown([QMIMUX0], [QMIMUX0], 40, OWNED).splitlines()
+    assert lines[lines.index("  upon wwan0") + 1 :][:4] == [
+        "  modem: Quectel RM520N-GL",
+        "  operator: 232-01 A1 [bold]",
+        "  network: roaming in AT, lte",
+        "  profile: eSIM 8949…4567",
     ]
