@@ -334,13 +334,14 @@ class _Book:
                     if name in counted and not quotas.ledger_knows(one.quota):
                         period = quotas.period_of(self._db, one, now, zone)
                         quotas.fold_kernel(self._db, one.quota, period, self._attach_id, counted[name])
-                standings = quotas.standings(self._db, configured, now, zone)
-                self.events.write_down_of(standings)
+                agreed = quotas.standings(self._db, configured, now, zone)
+                standings = list(agreed)
                 saver = quotas.saver(self._db)
                 if saver:
                     standings.append(saver.standing(now, zone))
                 self._services = saver.services if saver else ()
                 self._enforcer.number(self._db, standings)
+                self.events.write_down_of(agreed)
         except LedgerError:
             raise
         except EsimbpfError as error:

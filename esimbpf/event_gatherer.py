@@ -30,12 +30,14 @@ _RAPID_BYTES: Final = 100_000_000
 class EventGatherer:
     """Finds what has happened by what is folded into a ledger, and writes it down there; sqlite3.Error.
 
-    The ledger is only written to within the caller's transaction, and `committed` is called when that has held.
+    The ledger is only written to within the caller's transaction, and `committed` is called when that has held; not
+    before is anything logged.
     """
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._noted: list[Event] = []
+        self._of_quotas: list[quota.Event] = []
         self._looked = datetime.fromtimestamp(0, UTC)
         self._last_app = self._apps_met = db.execute("SELECT coalesce(max(id), 0) FROM app").fetchone()[0]
 
@@ -45,6 +47,7 @@ class EventGatherer:
 
     def write_down(self, now: datetime) -> None:
         """Write down what was noted, and what has happened to apps and plans by what is being folded in."""
+        self._of_quotas = []
         happened = [*self._noted, *self._new_apps(now)]
         if abs(now - self._looked) >= _LOOK_EVERY:
             self._looked = now
@@ -53,15 +56,17 @@ class EventGatherer:
             outbox.post(self._db, event)
 
     def write_down_of(self, standings: Iterable[Standing]) -> None:
-        """Write down, and log, what has happened to quotas by how they stand now."""
+        """Write down what has happened to quotas by how they stand now."""
         for standing in standings:
             for event in quotas.record(self._db, standing):
-                log(_words_of(event), "info" if event.kind is quota.EventKind.RESET else "warning")
-                outbox.post(self._db, _told(event))
+                if outbox.post(self._db, _told(event)):
+                    self._of_quotas.append(event)
 
     def committed(self) -> None:
-        """What was written down is not gathered again."""
-        self._noted, self._last_app = [], self._apps_met
+        """Log what has happened to quotas; what was written down is not gathered again."""
+        for event in self._of_quotas:
+            log(_words_of(event), "info" if event.kind is quota.EventKind.RESET else "warning")
+        self._noted, self._last_app, self._of_quotas = [], self._apps_met, []
 
     def _new_apps(self, now: datetime) -> list[Event]:
         """Of the apps that the ledger has met with what is being folded in."""

@@ -70,6 +70,30 @@ def test_rapid_use_is_told_once_an_hour_and_looked_for_once_a_minute(db: sqlite3
     assert told(db) == [("app.rapid-use", "app:restic")] * 2
 
 
+def test_what_could_not_be_written_down_is_not_logged(
+    db: sqlite3.Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk ends each folding; it is done again, with all that it has to tell."""
+    known(db)
+    add(db)
+    moved(db, 100 * MB)
+    gatherer = EventGatherer(db)
+    for end in ("ROLLBACK", "ROLLBACK", "COMMIT"):
+        assert capsys.readouterr().err == ""
+        db.execute("BEGIN")
+        gatherer.write_down(NOW)
+        gatherer.write_down_of([stand(db)])
+        db.execute(end)
+    gatherer.committed()
+    gatherer.committed()
+    words = [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert words == [
+        "quota backup: 80 % is reached, 100 MB of 100MB",
+        "quota backup: 95 % is reached, 100 MB of 100MB",
+        "quota backup: the limit is reached, 100 MB of 100MB: block",
+    ]
+
+
 def test_levels_of_quotas_are_told_once(db: sqlite3.Connection) -> None:
     known(db)
     add(db)
