@@ -135,6 +135,7 @@ def _told(event: quota.Event) -> Event:
         limit_bytes=about.limit_bytes,
         period_begin=period.begin if period else standing.now,
         period_end=standing.resets,
+        added=standing.kept.added,
         action=str(about.action),
         cgroups=(about.whom.path,) if isinstance(about.whom, Cgroup) and about.whom.path.startswith("/") else (),
     )

@@ -82,6 +82,8 @@ class Event:
     period_begin: datetime | None = None
     period_end: datetime | None = None
     """None too for a period without an end."""
+    added: datetime | None = None
+    """Since when the quota counts: one that was removed and added anew is another one."""
     action: str | None = None
     """What the quota does about it."""
     cause: str | None = None
@@ -102,20 +104,18 @@ class Event:
         return kind if name is None else f"{kind}:{name}"
 
     @property
-    def key(self) -> tuple[str, str, int, int]:
-        """Type, subject, beginning of the period in ms, level: an event of the same key is the same event.
+    def id(self) -> str:
+        """Type, subject, beginning of the period in ms, level: an event of the same id is the same event.
 
-        An app is seen first only once; what has no period happens at its time.
+        Of a quota also the limit, and since when it counts, in ms: with another one the levels are reached anew. An app
+        is seen first only once; what has no period happens at its time.
         """
         begin = self.period_begin or self.time
         begin_ms = 0 if self.type is EventType.APP_FIRST_SEEN else _ms(begin)
-        return self.type.value, self.subject, begin_ms, self.level_percent or 0
-
-    @property
-    def id(self) -> str:
-        """The key in one word; the same when a hook is run again for the same event."""
-        kind, subject, begin_ms, level = self.key
-        return f"{kind}/{subject}/{begin_ms}/{level}"
+        parts = [self.type.value, self.subject, begin_ms, self.level_percent or 0]
+        if self.added:
+            parts += [self.limit_bytes or 0, _ms(self.added)]
+        return "/".join(map(str, parts))
 
     @property
     def message(self) -> str:
@@ -150,6 +150,7 @@ class Event:
             "limit_bytes": self.limit_bytes,
             "period_begin": _rfc3339(self.period_begin),
             "period_end": _rfc3339(self.period_end),
+            "added": _rfc3339(self.added),
             "action": self.action,
             "cause": self.cause,
             "cgroups": list(self.cgroups),
@@ -164,6 +165,8 @@ class Event:
             time=datetime.fromisoformat(line["time"]),
             period_begin=_moment(line["period_begin"]),
             period_end=_moment(line["period_end"]),
+            # Those of before this was a field are in ledgers.
+            added=_moment(line.get("added")),
             cgroups=tuple(line["cgroups"]),
             pids=tuple(line["pids"]),
             **{name: line[name] for name in _PLAIN},
@@ -239,12 +242,13 @@ def example(kind: EventType, time: datetime) -> Event:
     use = {"used_bytes": amount * level // 100 + 4711, "limit_bytes": amount, "level_percent": level}
     app = {"app": "example-app", "user": "nobody", "cgroups": ("/example.slice/example-app.service",), "pids": (4711,)}
     link = {"link": "wwan0", "profile": "8949000000000000001"}
+    quota = {"quota": "example", "added": begin}
     fields: dict[str, Any] = {"period_begin": begin, "period_end": end}
     match kind:
         case EventType.QUOTA_WARNING | EventType.QUOTA_EXCEEDED:
-            fields |= {"quota": "example", "action": "block" if level == 100 else "warn"} | use | app | link
+            fields |= quota | {"action": "block" if level == 100 else "warn"} | use | app | link
         case EventType.QUOTA_RESET:
-            fields |= {"quota": "example", "used_bytes": 0, "limit_bytes": amount} | app | link
+            fields |= quota | {"used_bytes": 0, "limit_bytes": amount} | app | link
         case EventType.PLAN_WARNING | EventType.PLAN_EXHAUSTED:
             fields |= {"plan": "link:wwan0"} | use | link
         case EventType.APP_FIRST_SEEN:

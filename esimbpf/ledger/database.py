@@ -229,8 +229,8 @@ def _blocked(db: sqlite3.Connection) -> None:
 
 
 def _events(db: sqlite3.Connection) -> None:
-    # What has happened, once for each key (Event.key in esimbpf/events.py); line is its JSON. handed_out when it is
-    # decided which hooks are run. Until then, and at least until keep_until_s (NULL: for ever), it is kept.
+    # What has happened, once for each type, subject, beginning of the period and level; line is its JSON. handed_out
+    # when it is decided which hooks are run. Until then, and at least until keep_until_s (NULL: for ever), it is kept.
     db.execute(
         "CREATE TABLE event (id INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, subject TEXT NOT NULL, "
         "begin_ms INTEGER NOT NULL, level INTEGER NOT NULL, line TEXT NOT NULL, keep_until_s REAL, "
@@ -247,12 +247,55 @@ def _events(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX delivery_open ON delivery (event_id, hook) WHERE state IN ('pending', 'running')")
 
 
+_EVENTS_BY_THEIR_ID: Final = """\
+ALTER TABLE event RENAME TO old_event;
+ALTER TABLE delivery RENAME TO old_delivery;
+DROP INDEX event_to_hand_out;
+DROP INDEX delivery_open;
+CREATE TABLE event (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    type TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    same TEXT NOT NULL UNIQUE,
+    line TEXT NOT NULL,
+    keep_until_s REAL,
+    handed_out INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE delivery (
+    event_id INTEGER NOT NULL REFERENCES event (id) ON DELETE CASCADE,
+    hook TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'pending',
+    attempts INTEGER NOT NULL DEFAULT 0,
+    next_try_s REAL NOT NULL,
+    run TEXT,
+    why TEXT,
+    PRIMARY KEY (event_id, hook)
+) STRICT, WITHOUT ROWID;
+INSERT INTO event SELECT id, type, subject, json_extract(line, '$.id'), line, keep_until_s, handed_out FROM old_event;
+INSERT INTO delivery SELECT * FROM old_delivery;
+-- Numbers that were given are not given again, those of events that are gone neither.
+DELETE FROM sqlite_sequence WHERE name = 'event';
+INSERT INTO sqlite_sequence SELECT 'event', seq FROM sqlite_sequence WHERE name = 'old_event';
+DROP TABLE old_delivery;
+DROP TABLE old_event;
+CREATE INDEX event_to_hand_out ON event (id) WHERE NOT handed_out;
+CREATE INDEX delivery_open ON delivery (event_id, hook) WHERE state IN ('pending', 'running')
+"""
+
+
+def _events_by_their_id(db: sqlite3.Connection) -> None:
+    # `same` is Event.id (esimbpf/events.py), which has what makes an event another one, of each type its own.
+    for statement in _EVENTS_BY_THEIR_ID.split(";\n"):
+        db.execute(statement)
+
+
 MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
     ("the first tables", _first),
     ("plans", _plans),
     ("quotas", _quotas),
     ("what was blocked", _blocked),
     ("events", _events),
+    ("events by their id", _events_by_their_id),
 )
 """By name, in their order; the number of those that were made is the file's user_version."""
 

@@ -76,9 +76,8 @@ def post(db: sqlite3.Connection, event: Event) -> bool:
     """Write an event down; False if that was done before. To be called where its cause is written down too."""
     return (
         db.execute(
-            "INSERT OR IGNORE INTO event (type, subject, begin_ms, level, line, keep_until_s) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (*event.key, json.dumps(event.to_json()), _keep_until_s(event)),
+            "INSERT OR IGNORE INTO event (type, subject, same, line, keep_until_s) VALUES (?, ?, ?, ?, ?)",
+            (event.type.value, event.subject, event.id, json.dumps(event.to_json()), _keep_until_s(event)),
         ).rowcount
         > 0
     )

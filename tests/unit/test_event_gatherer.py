@@ -5,16 +5,16 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from esimbpf.event_gatherer import EventGatherer
 from esimbpf.events import link_up
-from esimbpf.ledger import outbox
+from esimbpf.ledger import outbox, quotas
 from esimbpf.ledger.database import connect, transaction
-from tests.unit.test_quotas import MB, NOW, add, known, moved, stand
+from tests.unit.test_quotas import MB, NOW, add, known, moved, quota, stand
 
 
 @pytest.fixture
@@ -92,6 +92,34 @@ def test_what_could_not_be_written_down_is_not_logged(
         "quota backup: 95 % is reached, 100 MB of 100MB",
         "quota backup: the limit is reached, 100 MB of 100MB: block",
     ]
+
+
+def test_another_limit_and_a_quota_added_anew_tell_their_levels_in_the_same_period(db: sqlite3.Connection) -> None:
+    known(db)
+    moved(db, 30 * MB)
+
+    def told_of(limit: str) -> list[tuple[int | None, int | None]]:
+        for _ in range(2):
+            configured = [quota(limit=limit, warn=[50], name="phone")]
+            [standing] = quotas.standings(db, configured, NOW, UTC)
+            EventGatherer(db).write_down_of([standing])
+        return [(one.event.level_percent, one.event.limit_bytes) for one in outbox.recent(db)]
+
+    quotas.note(db, [quota(name="phone")], NOW, UTC)
+    first = [(50, 30 * MB), (100, 30 * MB)]
+    assert told_of("30MB") == first
+    assert told_of("80MB") == first
+    moved(db, 10 * MB)
+    assert told_of("80MB") == [*first, (50, 80 * MB)]
+    # That it is the first one again tells nothing again.
+    assert told_of("30MB") == [*first, (50, 80 * MB)]
+    for later in range(1, 4):
+        add(db, now=NOW + timedelta(milliseconds=later), warn=[99], limit="30MB")
+        told = len(outbox.recent(db))
+        for _ in range(2):
+            EventGatherer(db).write_down_of([stand(db)])
+            assert [one.event.level_percent for one in outbox.recent(db)[told:]] == [99, 100]
+        quotas.remove(db, ["backup"])
 
 
 def test_levels_of_quotas_are_told_once(db: sqlite3.Connection) -> None:

@@ -26,7 +26,7 @@ def test_an_event_reads_as_designed() -> None:
         "v": 1,
         "time": "2026-11-24T17:16:10.794Z",
         "event": "quota.warning",
-        "id": "quota.warning/quota:example/1793491200000/80",
+        "id": "quota.warning/quota:example/1793491200000/80/1000000000/1793491200000",
         "subject": "quota:example",
         "message": "quota example: 800 MB of 1.00 GB used, 80 % reached",
         "quota": "example",
@@ -40,6 +40,7 @@ def test_an_event_reads_as_designed() -> None:
         "limit_bytes": 1_000_000_000,
         "period_begin": "2026-11-01T00:00:00.000Z",
         "period_end": "2026-12-01T00:00:00.000Z",
+        "added": "2026-11-01T00:00:00.000Z",
         "action": "warn",
         "cause": None,
         "cgroups": ["/example.slice/example-app.service"],
@@ -92,8 +93,17 @@ def test_a_threshold_is_the_same_event_for_its_period_and_level_whatever_was_use
         replace(one, level_percent=95),
         replace(one, period_begin=NOW),
         replace(one, type=EventType.QUOTA_EXCEEDED),
+        replace(one, limit_bytes=5),
+        replace(one, added=NOW),
     ]
-    assert len({one.id, *(other.id for other in others)}) == 5
+    assert len({one.id, *(other.id for other in others)}) == 1 + len(others)
+
+
+def test_a_line_of_before_there_was_a_field_is_the_event_that_it_was() -> None:
+    """Hooks may have been run for it by its id."""
+    line = example(EventType.QUOTA_WARNING, NOW).to_json()
+    del line["added"]
+    assert Event.from_json(line).id == "quota.warning/quota:example/1793491200000/80"
 
 
 def test_an_app_is_seen_first_once_and_a_link_comes_each_time() -> None:
@@ -134,7 +144,7 @@ MOMENT = st.integers(0, 7 * 10**15).map(lambda us: datetime.fromtimestamp(0, UTC
     st.fixed_dictionaries(
         dict.fromkeys(("quota", "plan", "app", "cause", "link"), TEXT)
         | dict.fromkeys(("used_bytes", "limit_bytes", "level_percent"), st.integers(0, 2**63))
-        | dict.fromkeys(("period_begin", "period_end"), MOMENT),
+        | dict.fromkeys(("period_begin", "period_end", "added"), MOMENT),
         optional=dict.fromkeys(("user", "profile", "action"), TEXT)
         | {"pids": st.lists(st.integers(1, 2**22)).map(tuple), "cgroups": st.lists(TEXT).map(tuple)},
     ),
@@ -144,7 +154,7 @@ def test_any_event_fits_the_schema_and_comes_back_whole(kind: EventType, time: d
     line = event.to_json()
     VALIDATOR.validate(line)
     again = Event.from_json(line)
-    assert (again.to_json(), again.key) == (line, event.key)
+    assert (again.to_json(), again.id) == (line, event.id)
     assert "\0" not in "".join(event.variables().values())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -51,6 +52,28 @@ def test_an_event_is_posted_once_for_ever(db: sqlite3.Connection) -> None:
     outbox.done(db, one)
     assert not outbox.post(db, warning())
     assert [posted.hooks for posted in outbox.recent(db)] == [(("a", "done", 1, None),)]
+
+
+def test_events_of_an_older_ledger_are_the_same_ones_with_their_hooks_and_numbers() -> None:
+    by_id = next(at for at, (name, _) in enumerate(MIGRATIONS) if name == "events by their id")
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        db.execute("PRAGMA foreign_keys = ON")
+        for _, migrate in MIGRATIONS[:by_id]:
+            migrate(db)
+        line = json.dumps(link_up("wwan0", NOW).to_json())
+        for number in (3, 7):
+            db.execute("INSERT INTO event VALUES (?, 'link.up', 'link:wwan0', ?, 0, ?, 0, 1)", (number, number, line))
+        db.execute("INSERT INTO delivery (event_id, hook, next_try_s) VALUES (3, 'a', 0)")
+        db.execute("DELETE FROM event WHERE id = 7")
+        with transaction(db):
+            MIGRATIONS[by_id][1](db)
+        assert outbox.post(db, warning())
+        assert [posted.number for posted in outbox.recent(db)] == [3, 8]
+        assert not outbox.post(db, link_up("wwan0", NOW))
+        [waiting] = outbox.due(db, NOW_S, 99)
+        assert (waiting.event_id, waiting.hook, waiting.event) == (3, "a", link_up("wwan0", NOW))
+        db.execute("DELETE FROM event")
+        assert db.execute("SELECT count(*) FROM delivery").fetchone() == (0,)
 
 
 def test_what_is_rolled_back_was_not_posted(db: sqlite3.Connection) -> None:
