@@ -129,7 +129,7 @@ class Dispatcher:
     def _begin_due(self, db: Connection, hooks: Mapping[str, Hook]) -> None:
         now_s = time.time()
         outbox.hand_out(db, lambda kind: [hook.name for hook in hooks.values() if hook.wants(kind)], now_s)
-        for waiting in outbox.due(db, now_s, self._runner.room):
+        for waiting in outbox.due(db, now_s, outbox.MOST_AT_ONCE - len(self._under_way)):
             run = secrets.token_hex(16)
             delivery = outbox.begin(db, waiting, run)
             hook = hooks.get(delivery.hook)

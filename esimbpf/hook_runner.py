@@ -19,10 +19,7 @@ from typing import Final
 
 from esimbpf.hook_keeper import Order, Outcome
 
-__all__ = ["MOST_AT_ONCE", "Runner"]
-
-MOST_AT_ONCE: Final = 4
-"""Hooks that run at the same time."""
+__all__ = ["Runner"]
 
 _KEEPER: Final = (sys.executable, "-I", "-m", "esimbpf.hook_keeper")
 
@@ -41,7 +38,7 @@ class _Begun:
 
 
 class Runner:
-    """The runs that have begun, in a folder that is made when it is needed; not more than MOST_AT_ONCE."""
+    """The runs that have begun, in a folder that is made when it is needed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -67,11 +64,6 @@ class Runner:
             (self._folder / run).unlink(missing_ok=True)
         self._begun |= dict.fromkeys(wanted & there - self._begun.keys())
         return sorted(wanted - there)
-
-    @property
-    def room(self) -> int:
-        """How many runs can begin."""
-        return max(0, MOST_AT_ONCE - len(self._begun))
 
     def start(self, run: str, order: Order) -> None:
         """Begin a run; OSError if that cannot be."""

@@ -130,13 +130,14 @@ def _failures(hooks: Sequence[Hook], event: Event) -> int:
     """Run them, as many at once as the daemon does, and show how each has ended; how many failed."""
     from esimbpf.dispatch import order_of
     from esimbpf.hook_runner import Runner
+    from esimbpf.ledger.outbox import MOST_AT_ONCE
 
     waiting = list(reversed(hooks))
     failures = 0
     with tempfile.TemporaryDirectory(prefix="esimbpf-") as folder, closing(Runner(Path(folder))) as runner:
         under_way: dict[str, Hook] = {}
         while waiting or under_way:
-            while waiting and runner.room:
+            while waiting and len(under_way) < MOST_AT_ONCE:
                 one = waiting.pop()
                 run = str(len(waiting))
                 runner.start(run, order_of(one, event))

@@ -8,13 +8,15 @@ goes its own way:
        +----------+---> given up      failed: again after 10 s, 1 min, 10 min and 1 h
 
 An order is kept: of one subject (a quota, a plan, …), no two hooks run at once, and a hook is run for a later event
-only when the earlier one is done or given up.
+only when the earlier one is done or given up. Else a hook that hangs or fails holds up no other one: each has places of
+its own (MOST_OF_ONE_HOOK), and what was not tried yet comes before what has failed.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ from esimbpf.events import Event, EventType
 from esimbpf.ledger.database import FILE_NAME, LedgerError, connect, said, transaction
 
 __all__ = [
+    "MOST_AT_ONCE",
+    "MOST_OF_ONE_HOOK",
     "RETRY_AFTER_S",
     "Delivery",
     "Follower",
@@ -43,6 +47,11 @@ __all__ = [
 
 RETRY_AFTER_S: Final = (10.0, 60.0, 600.0, 3600.0)
 """After the first, second, … failure; after one more a delivery is given up."""
+
+MOST_AT_ONCE: Final = 8
+"""Hooks that run at the same time."""
+MOST_OF_ONE_HOOK: Final = 2
+"""How often the same hook may run at the same time; more than once only while more than half of all places are free."""
 
 _KEEP_S: Final = 400 * 86400
 _OPEN: Final = "state IN ('pending', 'running')"
@@ -105,27 +114,34 @@ def hand_out(db: sqlite3.Connection, hooks_for: Callable[[EventType], Iterable[s
     return len(new)
 
 
-def due(db: sqlite3.Connection, now_s: float, most: int) -> list[Delivery]:
-    """What may be begun now, in its order: at most one of each subject, and none of one of which a hook runs."""
-    # The running ones first, for they hold their subjects.
+def due(db: sqlite3.Connection, now_s: float, room: int = MOST_AT_ONCE) -> list[Delivery]:
+    """What may be begun now where so many places are free, in its order: at most one of each subject."""
     rows = db.execute(
         "SELECT event_id, hook, state, attempts, next_try_s, subject, line FROM delivery "
-        f"JOIN event ON event.id = event_id WHERE {_OPEN} ORDER BY state = 'running' DESC, event_id, hook"
+        f"JOIN event ON event.id = event_id WHERE {_OPEN} ORDER BY event_id, hook"
     )
     busy: set[str] = set()
-    waiting: set[tuple[str, str]] = set()
-    ready: list[Delivery] = []
+    at_work: Counter[str] = Counter()
+    seen: set[tuple[str, str]] = set()
+    waiting: list[tuple[bool, int, str, str, int, str]] = []
     for event_id, hook, state, attempts, next_try_s, subject, line in rows:
-        if len(ready) >= most:
-            break
         # No retry is that far: the clock was set back.
         due_now = now_s >= next_try_s or next_try_s > now_s + 2 * RETRY_AFTER_S[-1]
         if state == "running":
             busy.add(subject)
-        elif due_now and subject not in busy and (subject, hook) not in waiting:
-            ready.append(Delivery(event_id, hook, _event(line), attempts))
-            busy.add(subject)
-        waiting.add((subject, hook))
+            at_work[hook] += 1
+        elif due_now and (subject, hook) not in seen:
+            waiting.append((attempts > 0, event_id, hook, subject, attempts, line))
+        seen.add((subject, hook))
+    ready: list[Delivery] = []
+    waiting.sort()
+    for place in range(MOST_OF_ONE_HOOK):
+        for _, event_id, hook, subject, attempts, line in waiting:
+            free = room - len(ready) - (MOST_AT_ONCE // 2 if place else 0)
+            if free > 0 and subject not in busy and at_work[hook] <= place:
+                ready.append(Delivery(event_id, hook, _event(line), attempts))
+                busy.add(subject)
+                at_work[hook] += 1
     return ready
 
 

@@ -142,8 +142,53 @@ def test_a_later_event_waits_for_the_earlier_one_of_the_same_hook_only(db: sqlit
 def test_no_more_are_due_than_there_is_room_for(db: sqlite3.Connection) -> None:
     for quota in "abc":
         outbox.post(db, warning(quota))
+    outbox.hand_out(db, to("x", "y", "z"), NOW_S)
+    assert [len(outbox.due(db, NOW_S, room)) for room in range(-1, 5)] == [0, 0, 1, 2, 3, 3]
+
+
+def test_a_hook_has_places_of_its_own_whatever_waits_of_others(db: sqlite3.Connection) -> None:
+    half = outbox.MOST_AT_ONCE // 2
+    running: list[str] = []
+
+    def begin() -> list[str]:
+        now = outbox.due(db, NOW_S, outbox.MOST_AT_ONCE - len(running))
+        for one in now:
+            outbox.begin(db, one, secrets.token_hex(4))
+        running.extend(one.hook for one in now)
+        return [one.hook for one in now]
+
+    for number in range(20):
+        outbox.post(db, link_up(f"wwan{number}", NOW))
+    outbox.hand_out(db, to("hangs"), NOW_S)
+    assert begin() == ["hangs"] * outbox.MOST_OF_ONE_HOOK
+    assert begin() == []
+    for number in range(20):
+        outbox.post(db, link_up(f"wwan{20 + number}", NOW))
+    others = [f"hangs too {number}" for number in range(half - 1)]
+    outbox.hand_out(db, to(*others), NOW_S)
+    # None a second time beyond half of all places.
+    assert begin() == others
+    assert begin() == []
+    outbox.post(db, warning())
+    outbox.hand_out(db, to("quick"), NOW_S)
+    assert begin() == ["quick"]
+
+
+def test_what_was_not_tried_yet_comes_before_what_has_failed(db: sqlite3.Connection) -> None:
+    for quota in ("old", "older"):
+        outbox.post(db, warning(quota))
     outbox.hand_out(db, to("hook"), NOW_S)
-    assert [len(outbox.due(db, NOW_S, most)) for most in range(5)] == [0, 1, 2, 3, 3]
+    for one in begun(db, NOW_S):
+        outbox.failed(db, one, "no", NOW_S)
+    for quota in ("new", "newer", "newest"):
+        outbox.post(db, warning(quota))
+    outbox.hand_out(db, to("hook"), NOW_S)
+    order = []
+    while running := begun(db, NOW_S + RETRY_AFTER_S[0]):
+        for one in running:
+            order.append(one.event.quota)
+            outbox.done(db, one)
+    assert order == ["new", "newer", "newest", "old", "older"]
 
 
 def test_a_clock_that_is_set_back_by_years_holds_nothing_up(db: sqlite3.Connection) -> None:
