@@ -10,22 +10,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from esimbpf import config
 from esimbpf.cli.options import Common
 from esimbpf.cli.report import open_ledger
-from esimbpf.errors import UsageError
+from esimbpf.errors import EsimbpfError, UsageError
 from esimbpf.exclusive import holder
 from esimbpf.ledger import quotas
 from esimbpf.ledger.database import FILE_NAME, connect, empty, said, transaction
 from esimbpf.quota import App, Exe, Quota, QuotaPer, Standing, parse_duration, parse_quota
 from esimbpf.spans import local_zone
+from esimbpf.text import printable
 from esimbpf.units import Units, parse_size
 
-__all__ = ["quota", "reach_daemon", "written"]
+__all__ = ["quota", "reach_daemon", "say_without_daemon", "written"]
 
 quota = typer.Typer(
     no_args_is_help=True,
@@ -193,7 +194,7 @@ def list_quotas(
     if saver:
         console.print(saver_sentence(saver), markup=False)
     if told or saver:
-        _say_without_daemon(common.state_dir)
+        say_without_daemon(common.state_dir)
 
 
 @quota.command("show")
@@ -219,7 +220,7 @@ def show(
         return
     console = Console(highlight=False)
     console.print(quota_screen(told[0], units, _ascii_only(console.encoding)))
-    _say_without_daemon(common.state_dir)
+    say_without_daemon(common.state_dir)
 
 
 @quota.command("remove")
@@ -336,18 +337,41 @@ def reach_daemon(state_dir: Path) -> None:
     """Let the daemon of a state folder look at once what has changed; say so if there is none."""
     keeper = holder(state_dir)
     if keeper is None:
-        _note(_NO_DAEMON)
+        _note(_without_daemon(state_dir, changed=True))
     elif keeper.pid and _catches_hangup(keeper.pid):
         with suppress(OSError):
             os.kill(keeper.pid, signal.SIGHUP)
 
 
-_NO_DAEMON: Final = "no daemon is at work: what is enforced stays as esimbpf status tells until `esimbpf daemon` runs"
-
-
-def _say_without_daemon(state_dir: Path) -> None:
+def say_without_daemon(state_dir: Path) -> None:
+    """Say what holds if a state folder has no daemon."""
     if holder(state_dir) is None:
-        _note(_NO_DAEMON)
+        _note(_without_daemon(state_dir))
+
+
+def _without_daemon(state_dir: Path, changed: bool = False) -> str:
+    """What holds while a state folder has no daemon: what the kernel was told last, whatever has `changed` since."""
+    from esimbpf.kernel import pins
+
+    kept_in = ""
+    try:
+        kept_in = pins.About.of(pins.place()).state_dir
+    except FileNotFoundError:
+        if not pins.foreign():
+            return "no daemon is at work, and nothing is attached: nothing enforces quotas before `esimbpf daemon` runs"
+    except EsimbpfError:
+        # It is not for this user to see, or of a version that is not understood: there it is.
+        pass
+    if kept_in and Path(kept_in) != state_dir.absolute():
+        here, there = printable(str(state_dir)), printable(kept_in)
+        return f"no daemon is at work for {here}: nothing of it is enforced; what is attached belongs to {there}"
+    stays = "what is enforced stays as esimbpf status tells"
+    if changed:
+        return (
+            f"no daemon is at work: {stays}, without this change, until `esimbpf daemon` runs; "
+            "esimbpf detach ends all of it"
+        )
+    return f"no daemon is at work: {stays} until `esimbpf daemon` runs"
 
 
 def _catches_hangup(pid: int) -> bool:

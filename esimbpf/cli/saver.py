@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from esimbpf.cli.options import Common
-from esimbpf.cli.quota import reach_daemon, written
+from esimbpf.cli.quota import reach_daemon, say_without_daemon, written
 from esimbpf.ledger import quotas
 from esimbpf.ledger.database import FILE_NAME, connect, said
 from esimbpf.saver import Service, parse_saver
@@ -38,6 +38,8 @@ def status(context: typer.Context) -> None:
         with said(path), closing(connect(common.state_dir, read_only=True)) as db:
             now = quotas.saver(db)
     print(saver_sentence(now))
+    if there:
+        say_without_daemon(common.state_dir)
 
 
 @saver.command("on")

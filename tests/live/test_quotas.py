@@ -464,3 +464,36 @@ def test_more_quotas_than_the_kernel_has_room_for_are_told_and_the_daemon_goes_o
         assert "more than 8 quotas name the same" in said(process, "quotas hold as before")
         end(process)
     assert told(lab, state, "9", "--config", str(rules))["used_bytes"] == 3 * (SIZE + HEADER)
+
+
+def test_what_the_commands_say_without_a_daemon_is_what_the_kernel_does(lab: Lab, tmp_path: Path, unique: Path) -> None:
+    state = tmp_path / "state"
+
+    def says(*words: str, state_dir: Path = state) -> str:
+        return command(lab, "--state-dir", str(state_dir), *words).stderr.splitlines()[-1]
+
+    with daemon(lab, state) as process:
+        quota(lab, state, "add", "small", "--app", "limited", "--limit", "0", "--per", "once", "--do", "block")
+        said(process, "was read anew")
+        assert says("quota", "pause", "small") == "paused: small"
+        said(process, "was read anew")
+        assert says("quota", "resume", "small") == "resumed: small"
+        said(process, "was read anew")
+        process.kill()
+    stays = "esimbpf: no daemon is at work: what is enforced stays as esimbpf status tells"
+    for words in (("quota", "list"), ("quota", "show", "small"), ("saver",)):
+        assert says(*words) == f"{stays} until `esimbpf daemon` runs"
+    unchanged = f"{stays}, without this change, until `esimbpf daemon` runs; esimbpf detach ends all of it"
+    add = ("quota", "add", "other", "--all", "--limit", "1GB", "--per", "day", "--do", "notify")
+    for change in (("quota", "pause", "small"), add, ("quota", "remove", "small"), ("saver", "on"), ("saver", "off")):
+        assert says(*change) == unchanged
+        assert send_until_refused(Puppet.start(lab.device, str(unique), "-IS", PUPPET), lab) == 0
+    elsewhere = tmp_path / "elsewhere"
+    assert says(*add, state_dir=elsewhere) == (
+        f"esimbpf: no daemon is at work for {elsewhere}: nothing of it is enforced; what is attached belongs to {state}"
+    )
+    command(lab, "--state-dir", str(state), "detach")
+    nothing = "esimbpf: no daemon is at work, and nothing is attached: nothing enforces quotas before"
+    for last in (("quota", "list"), ("quota", "pause", "other")):
+        assert says(*last) == f"{nothing} `esimbpf daemon` runs"
+    assert passes(Puppet.start(lab.device, str(unique), "-IS", PUPPET).udp(), [lab.link.network_ip, 9])

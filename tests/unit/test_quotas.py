@@ -18,6 +18,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from esimbpf.errors import CannotError, UsageError
+from esimbpf.kernel.pins import PINS_VARIABLE
 from esimbpf.ledger import plans, quotas
 from esimbpf.ledger.database import connect, empty, transaction
 from esimbpf.ledger.fold import thin
@@ -359,7 +360,13 @@ def esimbpf(state_dir: Path, *words: str, status: int = 0, **environment: str) -
         text=True,
         check=False,
         timeout=60,
-        env={**os.environ, "TZ": "Europe/Berlin", "COLUMNS": "120", **environment},
+        env={
+            **os.environ,
+            PINS_VARIABLE: f"{state_dir}/nothing-attached",
+            "TZ": "Europe/Berlin",
+            "COLUMNS": "120",
+            **environment,
+        },
     )
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
@@ -382,7 +389,7 @@ ADD = (
     "block",
 )
 NO_DAEMON = (
-    "esimbpf: no daemon is at work: what is enforced stays as esimbpf status tells until `esimbpf daemon` runs\n"
+    "esimbpf: no daemon is at work, and nothing is attached: nothing enforces quotas before `esimbpf daemon` runs\n"
 )
 
 
