@@ -48,7 +48,7 @@ def report(
             metavar="SPAN", help="A row for each hour, day, week, month, or cycle of the plan.", show_default=False
         ),
     ] = None,
-    by: Annotated[ReportBy, typer.Option(metavar="WHAT", help="Who: app, user, link or profile.")] = ReportBy.APP,
+    by: Annotated[ReportBy, typer.Option(metavar="WHAT", help="Who: app, user, link, profile; or where and how: network, country, technology.")] = ReportBy.APP,
     since: Annotated[
         str | None,
         typer.Option(
@@ -237,7 +237,8 @@ def _plans_of(db: sqlite3.Connection, names: tuple[str, ...]) -> list[Plan]:
     for one in kept:
         kind, _, iccid = one.target.partition(":")
         query = (
-            "SELECT 1 FROM quarter WHERE profile_id = (SELECT id FROM profile WHERE iccid = ?) "
+            "SELECT 1 FROM quarter WHERE identity_id IN (SELECT identity.id FROM identity JOIN profile "
+            "ON profile.id = profile_id WHERE iccid = ?) "
             f"AND link_id IN (SELECT id FROM link WHERE name IN ({marks})) LIMIT 1"
         )
         if kind == "profile" and db.execute(query, (iccid, *names)).fetchone():

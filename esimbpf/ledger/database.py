@@ -38,8 +38,7 @@ _BUCKETS: Final = """\
 CREATE TABLE {table} (
     begin_s INTEGER NOT NULL,
     link_id INTEGER NOT NULL REFERENCES link (id),
-    profile_id INTEGER NOT NULL REFERENCES profile (id),
-    roaming INTEGER NOT NULL,
+    identity_id INTEGER NOT NULL REFERENCES identity (id),
     kind TEXT NOT NULL,
     app_id INTEGER NOT NULL,
     uid INTEGER NOT NULL,
@@ -47,11 +46,11 @@ CREATE TABLE {table} (
     tx_bytes INTEGER NOT NULL,
     rx_packets INTEGER NOT NULL,
     tx_packets INTEGER NOT NULL,
-    PRIMARY KEY (begin_s, link_id, profile_id, roaming, kind, app_id, uid)
+    PRIMARY KEY (begin_s, link_id, identity_id, kind, app_id, uid)
 ) STRICT, WITHOUT ROWID
 """
 """Amounts by their time. kind is 'app', or a row of the ledger that is no process; then there is no app (0) and no user
-(-1). roaming is 1 abroad, 0 at home, -1 where it is not known.
+(-1).
 """
 
 
@@ -70,7 +69,27 @@ CREATE TABLE link (
 -- A SIM profile; the first is the one that is not known.
 CREATE TABLE profile (
     id INTEGER PRIMARY KEY,
-    iccid TEXT NOT NULL UNIQUE
+    iccid TEXT NOT NULL UNIQUE,
+    esim INTEGER
+) STRICT;
+
+-- A network by its MCC and MNC, as in 262-01, and how it was called last.
+CREATE TABLE network (
+    plmn TEXT PRIMARY KEY,
+    name TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- On whose account, and where, bytes are moved; the first is the one that is not known. network is its MCC and MNC,
+-- roaming 1 abroad, 0 at home, -1 where it is not known, country the network's, by ISO 3166, technology as
+-- ModemManager calls it; empty where it is not known.
+CREATE TABLE identity (
+    id INTEGER PRIMARY KEY,
+    profile_id INTEGER NOT NULL REFERENCES profile (id),
+    network TEXT NOT NULL,
+    roaming INTEGER NOT NULL,
+    country TEXT NOT NULL,
+    technology TEXT NOT NULL,
+    UNIQUE (profile_id, network, roaming, country, technology)
 ) STRICT;
 
 CREATE TABLE app (
@@ -144,6 +163,8 @@ CREATE TABLE folded_kind (
 ) STRICT, WITHOUT ROWID;
 
 INSERT INTO profile (id, iccid) VALUES (1, 'unknown');
+
+INSERT INTO identity VALUES (1, 1, '', -1, '', '');
 """
 
 

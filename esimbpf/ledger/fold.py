@@ -17,7 +17,9 @@ from esimbpf.apps import process_name
 from esimbpf.attribution import Namer
 from esimbpf.difference import KIND_OF_SLOT, Difference, Standing, sum_of
 from esimbpf.ledger.database import transaction
+from esimbpf.ledger.identities import ids_of
 from esimbpf.model import NOTHING, Counters, Kind, Process
+from esimbpf.modem.identity import UNKNOWN, Identity
 from esimbpf.snapshot import ReservedSlot, Snapshot
 
 __all__ = [
@@ -44,8 +46,6 @@ KEEP_QUARTERS_S: Final = 400 * DAY_S
 LOOKED_AWAY_S: Final = 90.0
 """From so long on, the time awake since the last folding is a gap: nobody knows when in it the bytes have moved."""
 
-_UNKNOWN_PROFILE: Final = 1
-_UNKNOWN_ROAMING: Final = -1
 _NO_IP: Final = "other"
 _NEVER_WHOLE: Final = "never whole"
 _DEBT: Final = "debt"
@@ -71,6 +71,7 @@ class _Key:
 
     begin_s: int
     link: int
+    identity: Identity
     kind: str
     app: str
     uid: int
@@ -106,6 +107,8 @@ class Folding:
         self._attachment = attachment
         self.namer = namer
         self._pending = _Pending()
+        self.identities: Mapping[str, Identity] = {}
+        """By link, on whose account it moves what the next snapshot adds; those that are left out are unknown."""
         with transaction(db):
             self._links = [_id_of(db, "link", "name", name) for name in attachment.links]
             known = db.execute(
@@ -230,6 +233,7 @@ class Folding:
 
     def _take_link(self, number: int, link: int, begin_s: int, snapshot: Snapshot) -> None:
         delta = self._differences[number].advance(snapshot.links[number], snapshot.boottime_ns)
+        identity = self.identities.get(self._attachment.links[number], UNKNOWN)
         for slot, added in delta.processes.items():
             before = self._cumulative.get((number, slot), NOTHING)
             moved = added - before if self._first else added
@@ -237,22 +241,23 @@ class Folding:
             if not moved:
                 continue
             self._pending.slots.add((number, slot))
-            _add(self._pending.counters, self._key_of(begin_s, link, snapshot.processes[slot]), moved)
+            key = self._key_of(begin_s, link, identity, snapshot.processes[slot])
+            _add(self._pending.counters, key, moved)
         for kind, counters in delta.others.items():
             if counters:
-                _add(self._pending.counters, _Key(begin_s, link, kind, "", -1), counters)
+                _add(self._pending.counters, _Key(begin_s, link, identity, kind, "", -1), counters)
         for slot, counters in delta.blocked.items():
             self._pending.blocked_slots.add((number, slot))
             if slot in KIND_OF_SLOT:
-                key = _Key(begin_s, link, KIND_OF_SLOT[slot], "", -1)
+                key = _Key(begin_s, link, identity, KIND_OF_SLOT[slot], "", -1)
             else:
-                key = self._key_of(begin_s, link, snapshot.processes[slot])
+                key = self._key_of(begin_s, link, identity, snapshot.processes[slot])
             _add(self._pending.blocked, key, counters)
 
-    def _key_of(self, begin_s: int, link: int, process: Process) -> _Key:
+    def _key_of(self, begin_s: int, link: int, identity: Identity, process: Process) -> _Key:
         app = self.namer.app(process)
         self._pending.programs[app, process_name(process), process.exe] = begin_s
-        return _Key(begin_s, link, Kind.APP, app, process.uid)
+        return _Key(begin_s, link, identity, Kind.APP, app, process.uid)
 
     def debts(self, snapshot: Snapshot) -> dict[str, Counters]:
         """By link, what has been told beyond what had come in by this snapshot, the last one; see Standing."""
@@ -271,6 +276,7 @@ class Folding:
         with transaction(db):
             keys = pending.counters.keys() | pending.blocked.keys()
             apps = _ids_of(db, "app", "name", {key.app for key in keys if key.kind == Kind.APP})
+            identities = ids_of(db, {key.identity for key in keys})
             for table, step, added in (
                 ("minute", MINUTE_S, pending.counters),
                 ("quarter", QUARTER_S, pending.counters),
@@ -283,8 +289,7 @@ class Folding:
                         (
                             key.begin_s // step * step,
                             key.link,
-                            _UNKNOWN_PROFILE,
-                            _UNKNOWN_ROAMING,
+                            identities[key.identity],
                             key.kind,
                             apps.get(key.app, 0),
                             key.uid,
@@ -338,7 +343,7 @@ class Folding:
 
 
 _ADD: Final = """
-    INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET
         rx_bytes = rx_bytes + excluded.rx_bytes,
         tx_bytes = tx_bytes + excluded.tx_bytes,
@@ -364,9 +369,9 @@ def thin(db: sqlite3.Connection, now_s: float) -> None:
         for what in ("", "blocked_"):
             db.execute(f"DELETE FROM {what}minute WHERE begin_s < ?", (int(now_s - KEEP_MINUTES_S),))
             db.execute(
-                f"INSERT INTO {what}day SELECT begin_s / {DAY_S} * {DAY_S}, link_id, profile_id, roaming, kind, "
+                f"INSERT INTO {what}day SELECT begin_s / {DAY_S} * {DAY_S}, link_id, identity_id, kind, "
                 "app_id, uid, sum(rx_bytes), sum(tx_bytes), sum(rx_packets), sum(tx_packets) "
-                f"FROM {what}quarter WHERE begin_s < ? GROUP BY 1, 2, 3, 4, 5, 6, 7 ON CONFLICT DO UPDATE SET "
+                f"FROM {what}quarter WHERE begin_s < ? GROUP BY 1, 2, 3, 4, 5, 6 ON CONFLICT DO UPDATE SET "
                 "rx_bytes = rx_bytes + excluded.rx_bytes, tx_bytes = tx_bytes + excluded.tx_bytes, "
                 "rx_packets = rx_packets + excluded.rx_packets, tx_packets = tx_packets + excluded.tx_packets",
                 (oldest,),

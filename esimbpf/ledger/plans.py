@@ -82,10 +82,12 @@ def known_since(db: sqlite3.Connection, plan: Plan) -> datetime | None:
     return datetime.fromtimestamp(min(known), UTC) if known else None
 
 
+_JOINED: Final = "JOIN identity ON identity.id = identity_id JOIN profile ON profile.id = profile_id"
+
 _FIRSTS: Final = (
     ("counted", "since_s", ""),
-    ("quarter", "begin_s", "JOIN profile ON profile.id = profile_id"),
-    ("day", "begin_s", "JOIN profile ON profile.id = profile_id"),
+    ("quarter", "begin_s", _JOINED),
+    ("day", "begin_s", _JOINED),
 )
 
 
@@ -141,7 +143,7 @@ def _first_use(db: sqlite3.Connection, plan: Plan) -> date | None:
     column = "link.name" if kind == "link" else "profile.iccid"
     since_s = int(plan.since.timestamp()) // QUARTER_S * QUARTER_S
     (begin_s,) = db.execute(
-        "SELECT min(begin_s) FROM quarter JOIN link ON link.id = link_id JOIN profile ON profile.id = profile_id "
+        f"SELECT min(begin_s) FROM quarter JOIN link ON link.id = link_id {_JOINED} "
         f"WHERE begin_s >= ? AND {column} = ?",
         (since_s, name),
     ).fetchone()

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from esimbpf.ledger.fold import DAY_S, KEEP_MINUTES_S, MINUTE_S, QUARTER_S
+from esimbpf.ledger.identities import UNKNOWN
 from esimbpf.model import NOTHING, Counters, Kind
 from esimbpf.spans import Span
 
@@ -25,6 +26,9 @@ class ReportBy(StrEnum):
     USER = "user"
     LINK = "link"
     PROFILE = "profile"
+    NETWORK = "network"
+    COUNTRY = "country"
+    TECHNOLOGY = "technology"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class Usage:
     kind: str
     """`app` and the like, or a row that is no process: `kernel`, `forwarded`, `unattributed`, `overflow`."""
     name: str
-    """Of the app, user (its uid), link or profile; empty for a row that is no process."""
+    """Of the app, user (its uid), link or whatever else; empty for a row that is no process."""
     counters: Counters
     gap_s: float = 0.0
     """Seconds of the span in which the link was not counted: what it moved then is missing."""
@@ -53,12 +57,13 @@ class Usage:
 
 _PROCESSES: Final = Kind.APP.value
 
+_NO_HEADING: Final = "0, ''"
+
 _HEADINGS: Final = {
     ReportBy.APP: "app_id, kind",
     ReportBy.USER: "uid, kind",
-    ReportBy.LINK: "0, 'link'",
-    ReportBy.PROFILE: "0, 'profile'",
 }
+"""Of what the rows of processes stand for; all others are sums over these and all other rows."""
 
 # A span has the quarters of an hour that begin in it. Where an edge cuts one, the minutes before the edge are the
 # earlier span's and the rest is the later one's, also if the minutes are no longer known: whatever is cut, no byte is
@@ -84,50 +89,54 @@ def usage(db: sqlite3.Connection, cut: Sequence[Span], by: ReportBy, links: Sequ
     for span in cut:
         begin_s, end_s = span.begin.timestamp(), span.end.timestamp()
         bounds_s = {"begin_s": math.ceil(begin_s), "end_s": math.ceil(end_s)}
-        sums, blocked = _sums(db, counted_by, bounds_s), _sums(db, blocked_by, bounds_s)
+        sums, blocked = (_sums(db, names, queries, bounds_s) for queries in (counted_by, blocked_by))
         for heading in blocked:
             sums.setdefault(heading, NOTHING)
         missing = {cause: _seconds(gaps, cause, begin_s, end_s) for cause in ("down", "unread", "off")}
         rows = []
         for heading, counters in sums.items():
-            number, kind, roaming, link_id, profile_id = heading
+            name, kind, link_id, profile, roaming = heading
             link, dropped = names.links[link_id], blocked.get(heading, NOTHING)
             if (counters or dropped) and (not links or link in links):
-                name, profile = names.of(number, kind, link_id, profile_id), names.profiles[profile_id]
                 shown = str(by) if kind == _PROCESSES else kind
-                home = None if roaming < 0 else bool(roaming)
-                gaps_s = _told(missing, link_id)
-                rows.append(Usage(span, link, profile, home, shown, name, counters, *gaps_s, dropped))
+                rows.append(
+                    Usage(span, link, profile, roaming, shown, name, counters, *_told(missing, link_id), dropped)
+                )
         rows.sort(key=lambda row: (-row.counters.total_bytes, -row.blocked.total_bytes, row.name, row.kind, row.link))
         yield from rows
         counted = {row.link for row in rows}
         for link_id in sorted({link_id for of_cause in missing.values() for link_id in of_cause}):
             link = names.links[link_id]
             if link not in counted and (not links or link in links):
-                kind, name = {ReportBy.LINK: ("link", link), ReportBy.PROFILE: ("profile", _UNKNOWN)}.get(
-                    by, (Kind.UNATTRIBUTED.value, "")
-                )
-                yield Usage(span, link, _UNKNOWN, None, kind, name, NOTHING, *_told(missing, link_id))
+                if by in _HEADINGS:
+                    kind, name = Kind.UNATTRIBUTED.value, ""
+                else:
+                    kind, name = by.value, link if by is ReportBy.LINK else UNKNOWN
+                yield Usage(span, link, UNKNOWN, None, kind, name, NOTHING, *_told(missing, link_id))
 
 
-_Heading = tuple[int, str, int, int, int]
+_Heading = tuple[str, str, int, str, bool | None]
+"""Name and kind, link, profile, whether roaming."""
 
 
 def _queries(by: ReportBy, what: str = "") -> list[str]:
     """Those that tell the sums of a span, which are to be added."""
     # Columns that tell most rows apart come first: grouping compares them in this order.
     return [
-        f"SELECT {_HEADINGS[by]}, roaming, link_id, profile_id, {sign} * sum(rx_bytes), {sign} * sum(tx_bytes), "
-        f"{sign} * sum(rx_packets), {sign} * sum(tx_packets) FROM {what}{table} WHERE {where} GROUP BY 1, 2, 3, 4, 5"
+        f"SELECT {_HEADINGS.get(by, _NO_HEADING)}, identity_id, link_id, {sign} * sum(rx_bytes), "
+        f"{sign} * sum(tx_bytes), {sign} * sum(rx_packets), {sign} * sum(tx_packets) FROM {what}{table} WHERE {where} "
+        "GROUP BY 1, 2, 3, 4"
         for table, sign, where in _PARTS
     ]
 
 
-def _sums(db: sqlite3.Connection, queries: Sequence[str], bounds_s: Mapping[str, int]) -> dict[_Heading, Counters]:
+def _sums(
+    db: sqlite3.Connection, names: _Names, queries: Sequence[str], bounds_s: Mapping[str, int]
+) -> dict[_Heading, Counters]:
     sums: dict[_Heading, Counters] = {}
     for query in queries:
-        for number, kind, roaming, link_id, profile_id, *amounts in db.execute(query, bounds_s):
-            heading, counters = (number, kind, roaming, link_id, profile_id), Counters(*amounts)
+        for number, kind, identity_id, link_id, *amounts in db.execute(query, bounds_s):
+            heading, counters = names.heading(number, kind, identity_id, link_id), Counters(*amounts)
             sums[heading] = sums[heading] + counters if heading in sums else counters
     return sums
 
@@ -136,9 +145,6 @@ def _anything_blocked(db: sqlite3.Connection) -> bool:
     """Whether anything was ever blocked; what minutes have, quarters and days have, too."""
     found = db.execute("SELECT EXISTS (SELECT 1 FROM blocked_quarter) OR EXISTS (SELECT 1 FROM blocked_day)").fetchone()
     return bool(found[0])
-
-
-_UNKNOWN: Final = "unknown"
 
 
 def _told(missing: Mapping[str, Mapping[int, float]], link_id: int) -> tuple[float, float, float]:
@@ -153,11 +159,29 @@ class _Names:
     def __init__(self, db: sqlite3.Connection, by: ReportBy) -> None:
         self._by = by
         self.links: dict[int, str] = dict(db.execute("SELECT id, name FROM link"))
-        self.profiles: dict[int, str] = dict(db.execute("SELECT id, iccid FROM profile"))
         self._apps: dict[int, str] = dict(db.execute("SELECT id, name FROM app")) if by is ReportBy.APP else {}
+        networks: dict[str, str] = dict(db.execute("SELECT plmn, name FROM network"))
+        self._identities = {
+            number: _Whose(
+                iccid,
+                None if roaming < 0 else bool(roaming),
+                f"{network} {networks.get(network, '')}".strip(),
+                country,
+                technology,
+            )
+            for number, iccid, network, roaming, country, technology in db.execute(
+                "SELECT identity.id, iccid, network, roaming, country, technology FROM identity "
+                "JOIN profile ON profile.id = profile_id"
+            )
+        }
 
-    def of(self, number: int, kind: str, link_id: int, profile_id: int) -> str:
-        """The name of a heading; none for a row that is no process."""
+    def heading(self, number: int, kind: str, identity_id: int, link_id: int) -> _Heading:
+        """Of a row of the tables."""
+        whose = self._identities[identity_id]
+        name = self._name(number, kind, whose, link_id)
+        return name, self._by.value if self._by not in _HEADINGS else kind, link_id, whose.profile, whose.roaming
+
+    def _name(self, number: int, kind: str, whose: _Whose, link_id: int) -> str:
         match self._by:
             case ReportBy.APP:
                 return self._apps.get(number, "") if kind == _PROCESSES else ""
@@ -166,7 +190,24 @@ class _Names:
             case ReportBy.LINK:
                 return self.links[link_id]
             case ReportBy.PROFILE:
-                return self.profiles[profile_id]
+                return whose.profile
+            case ReportBy.NETWORK:
+                return whose.network or UNKNOWN
+            case ReportBy.COUNTRY:
+                return whose.country or UNKNOWN
+            case ReportBy.TECHNOLOGY:
+                return whose.technology or UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class _Whose:
+    """An identity, in words; empty where it is not known."""
+
+    profile: str
+    roaming: bool | None
+    network: str
+    country: str
+    technology: str
 
 
 def grain_s(moment_s: float, now_s: float) -> int:

@@ -309,6 +309,8 @@ def _line(row: Usage) -> dict[str, object]:
         line["app"] = row.name
     elif row.kind == ReportBy.USER:
         line |= {"uid": int(row.name), "user": user_name(int(row.name))}
+    elif row.kind in (ReportBy.NETWORK, ReportBy.COUNTRY, ReportBy.TECHNOLOGY):
+        line[row.kind] = row.name
     return line | {
         "rx_bytes": row.counters.rx_bytes,
         "tx_bytes": row.counters.tx_bytes,

@@ -56,6 +56,6 @@ def _minutes(chance: random.Random, ids: list[int], begins: range, crowded: bool
 
 def _write(db: sqlite3.Connection, table: str, link: int, rows: list[_Row] | list[tuple[int, ...]]) -> None:
     db.executemany(
-        f"INSERT INTO {table} VALUES (?, {link}, 1, -1, 'app', ?, 1000, ?, ?, ?, ?)",
+        f"INSERT INTO {table} VALUES (?, {link}, 1, 'app', ?, 1000, ?, ?, ?, ?)",
         rows,
     )

@@ -413,7 +413,7 @@ def test_thinning_keeps_every_total(db: sqlite3.Connection) -> None:
     now_s = BOOTED_S + 402 * 86400
     # On the very edge: the first quarter of an hour that stays.
     edge_s = int(now_s - KEEP_QUARTERS_S) // 86400 * 86400
-    db.execute("INSERT INTO quarter VALUES (?, 1, 1, -1, 'app', 1, 1000, 7, 0, 1, 0)", (edge_s,))
+    db.execute("INSERT INTO quarter VALUES (?, 1, 1, 'app', 1, 1000, 7, 0, 1, 0)", (edge_s,))
     everything = kernel.total + Counters(rx_bytes=7, rx_packets=1)
     thin(db, now_s)
     thin(db, now_s)

@@ -41,7 +41,7 @@ def moved(db: sqlite3.Connection, at: datetime, amount: int, link: int = 1, app:
     """So many bytes were received."""
     for table, step in (("minute", 60), ("quarter", 900)):
         db.execute(
-            f"INSERT INTO {table} VALUES (?, ?, 1, -1, 'app', ?, 1000, ?, 0, 1, 0) ON CONFLICT DO UPDATE "
+            f"INSERT INTO {table} VALUES (?, ?, 1, 'app', ?, 1000, ?, 0, 1, 0) ON CONFLICT DO UPDATE "
             "SET rx_bytes = rx_bytes + excluded.rx_bytes",
             (int(at.timestamp()) // step * step, link, app, amount),
         )

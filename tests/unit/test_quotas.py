@@ -22,6 +22,8 @@ from esimbpf.kernel.pins import PINS_VARIABLE
 from esimbpf.ledger import plans, quotas
 from esimbpf.ledger.database import connect, empty, transaction
 from esimbpf.ledger.fold import thin
+from esimbpf.ledger.identities import ids_of
+from esimbpf.modem.identity import UNKNOWN, Identity
 from esimbpf.plan import Plan
 from esimbpf.quota import NEVER, EventKind, Quota, Standing, parse_quota
 from esimbpf.sinks.jsonlines import schema
@@ -45,7 +47,6 @@ def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 def known(db: sqlite3.Connection) -> None:
     db.execute("INSERT INTO link VALUES (1, 'wwan0'), (2, 'wwan1')")
     db.execute("INSERT INTO app VALUES (1, 'restic'), (2, 'ssh')")
-    db.execute("INSERT INTO profile VALUES (2, '8949')")
 
 
 def moved(
@@ -57,15 +58,15 @@ def moved(
     app: int = 1,
     uid: int = 1000,
     link: int = 1,
-    profile: int = 1,
-    roaming: int = -1,
+    identity: Identity = UNKNOWN,
     kind: str = "app",
 ) -> None:
+    identities = ids_of(db, [identity])
     for table, step in (("minute", 60), ("quarter", 900)):
         db.execute(
-            f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 1) ON CONFLICT DO UPDATE "
+            f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 1) ON CONFLICT DO UPDATE "
             "SET rx_bytes = rx_bytes + excluded.rx_bytes, tx_bytes = tx_bytes + excluded.tx_bytes",
-            (int(at.timestamp()) // step * step, link, profile, roaming, kind, app, uid, rx, tx),
+            (int(at.timestamp()) // step * step, link, identities[identity], kind, app, uid, rx, tx),
         )
 
 
@@ -106,8 +107,8 @@ def stand(db: sqlite3.Connection, now: datetime = NOW, configured: Sequence[Quot
 def test_only_what_a_quota_is_about_counts(db: sqlite3.Connection, changed: dict[str, Any], used: int) -> None:
     moved(db, 1000, 100, at=DAY.begin)
     moved(db, 3, link=2, uid=1001)
-    moved(db, 5, profile=2, roaming=1)
-    moved(db, 20_000, app=2, roaming=0)
+    moved(db, 5, identity=Identity(profile="8949", roaming=True))
+    moved(db, 20_000, app=2, identity=Identity(roaming=False))
     moved(db, 700, kind="kernel", app=0, uid=-1)
     moved(db, 9_000_000, at=DAY.begin - timedelta(minutes=1))
     add(db, **changed)

@@ -53,10 +53,10 @@ def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
             opened.execute("INSERT INTO app VALUES (?, ?)", (number, name))
         for hours, link, kind, app, uid, rx, tx in ROWS:
             begin_s = int((BEGIN + timedelta(hours=hours)).timestamp())
-            keys = (begin_s, int(link[-1]) + 1, 1, -1, kind, {"": 0, "firefox": 1, "backup": 2}[app], uid)
+            keys = (begin_s, int(link[-1]) + 1, 1, kind, {"": 0, "firefox": 1, "backup": 2}[app], uid)
             for table in ("minute", "quarter"):
                 opened.execute(
-                    f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*keys, rx, tx, rx and 1, tx and 1)
+                    f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*keys, rx, tx, rx and 1, tx and 1)
                 )
         gap_s = (BEGIN + timedelta(hours=30)).timestamp()
         opened.execute("INSERT INTO gap VALUES (?, ?, 1, 'down')", (gap_s, gap_s + 7200))
@@ -84,9 +84,9 @@ def block(db: sqlite3.Connection) -> None:
     db.execute("INSERT INTO app VALUES (3, 'updates')")
     for hours, link, kind, app, uid, rx, tx in BLOCKED:
         begin_s = int((BEGIN + timedelta(hours=hours)).timestamp())
-        keys = (begin_s, int(link[-1]) + 1, 1, -1, kind, {"": 0, "backup": 2, "updates": 3}[app], uid)
+        keys = (begin_s, int(link[-1]) + 1, 1, kind, {"": 0, "backup": 2, "updates": 3}[app], uid)
         for table in ("blocked_minute", "blocked_quarter"):
-            db.execute(f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*keys, rx, tx, rx and 1, 1))
+            db.execute(f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*keys, rx, tx, rx and 1, 1))
 
 
 TOTAL = sum((Counters(rx, tx, bool(rx), bool(tx)) for *_, rx, tx in ROWS), NOTHING)
@@ -399,7 +399,7 @@ def test_spans_without_a_hole_have_together_what_the_ledger_has(
         for begin_s, app, size in counted:
             for table, step in (("minute", 60), ("quarter", 900), ("blocked_minute", 60), ("blocked_quarter", 900)):
                 db.execute(
-                    f"INSERT INTO {table} VALUES (?, 1, 1, -1, 'app', ?, 0, ?, 0, 1, 0) ON CONFLICT DO UPDATE SET "
+                    f"INSERT INTO {table} VALUES (?, 1, 1, 'app', ?, 0, ?, 0, 1, 0) ON CONFLICT DO UPDATE SET "
                     "rx_bytes = rx_bytes + excluded.rx_bytes, rx_packets = rx_packets + 1",
                     (begin_s // step * step, app + 1, size),
                 )
@@ -426,7 +426,7 @@ def test_each_day_has_what_its_clock_says(per: Per, zone: ZoneInfo, day: int, mi
     moved = begin + timedelta(minutes=minute // 15 * 15)
     with tempfile.TemporaryDirectory() as folder, closing(connect(Path(folder))) as db:
         db.execute("INSERT INTO link VALUES (1, 'wwan0')")
-        db.execute("INSERT INTO quarter VALUES (?, 1, 1, -1, 'kernel', 0, -1, 7, 0, 1, 0)", (int(moved.timestamp()),))
+        db.execute("INSERT INTO quarter VALUES (?, 1, 1, 'kernel', 0, -1, 7, 0, 1, 0)", (int(moved.timestamp()),))
         [row] = usage(db, list(spans(per, begin, begin + timedelta(days=8), zone)), ReportBy.APP)
     local = moved.astimezone(zone)
     if per is Per.DAY:

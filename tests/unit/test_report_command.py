@@ -198,7 +198,7 @@ def test_what_stands_in_the_future_is_told_in_a_line(tmp_path: Path) -> None:
         for at, amount, link in ((now, 1_000, 1), (later, 700_000, 1), (later - timedelta(days=1), 30_000, 2)):
             for table, step in (("minute", 60), ("quarter", 900)):
                 keys = (int(at.timestamp()) // step * step, link, amount)
-                db.execute(f"INSERT INTO {table} VALUES (?, ?, 1, -1, 'kernel', 0, -1, ?, 0, 1, 0)", keys)
+                db.execute(f"INSERT INTO {table} VALUES (?, ?, 1, 'kernel', 0, -1, ?, 0, 1, 0)", keys)
     until = f"{later + timedelta(minutes=15):%Y-%m-%dT%H:%M}"
     told = f" stand after now, since the clock was ahead when they were counted: --until {until} shows them, too"
     for words in ((), ("--per", "day"), ("--until", str(now + timedelta(days=1)))):
