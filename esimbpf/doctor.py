@@ -8,6 +8,7 @@ The ids are stable, so that programs may look for them:
     cgroup2 cgroup2.scope cgroup2.programs
     program-types map-types helpers program.NAME (of kernel/programs.py) tc
     bpffs pins daemon ledger service
+    config hooks hook.NAME
     links link.LINK link.LINK.xdp link.LINK.tcx link.LINK.filters
     modem-manager
     self-test
@@ -21,7 +22,7 @@ from enum import StrEnum
 from typing import Final
 
 from esimbpf.kernel.programs import PROGRAMS, Program
-from esimbpf.machine import AttachedProgram, Lasting, LinkFact, Machine, ModemManager, ProgramFact, Service
+from esimbpf.machine import AttachedProgram, HookFact, Lasting, LinkFact, Machine, ModemManager, ProgramFact, Service
 from esimbpf.model import NOTHING
 from esimbpf.modem import model as modems
 from esimbpf.modem.numbering import masked
@@ -82,6 +83,7 @@ def diagnose(machine: Machine) -> tuple[Finding, ...]:
         *_file_systems(machine),
         *_programs(machine),
         *_lasting(machine),
+        *_hooks(machine),
         *_links(machine),
         *_modem_manager(machine),
         _self_test(machine),
@@ -590,6 +592,45 @@ def _service(lasting: Lasting) -> Finding:
         case _:
             shown = f"{lasting.service.unit}; for each start of the machine: systemctl enable --now esimbpf"
     return Finding("service", _LASTING, "service", State.WORKS, shown)
+
+
+# -- hooks -------------------------------------------------------------------------------
+
+_HOOKS: Final = "configuration and hooks"
+
+
+def _hooks(machine: Machine) -> Iterator[Finding]:
+    facts = machine.hooks
+    if facts.config_error:
+        message, hint = facts.config_error
+        lost = "everything: no command counts with it, and no daemon starts"
+        yield Finding("config", _HOOKS, "configuration", State.MISSING, message, lost, hint)
+        yield Finding("hooks", _HOOKS, "hooks", State.UNKNOWN, "the configuration names them")
+        return
+    shown = facts.config if facts.config_there else f"none: there is no {facts.config}"
+    yield Finding("config", _HOOKS, "configuration", State.WORKS, shown)
+    if facts.folder_error:
+        message, hint = facts.folder_error
+        yield Finding("hooks", _HOOKS, "hooks", State.LOST, message, "all hooks: none is run", hint)
+        return
+    where = facts.folder if facts.folder_there else f"{facts.folder}, which is not there"
+    left = f"; passed over for their names: {', '.join(facts.passed_over)}" if facts.passed_over else ""
+    number = len(facts.hooks) or "none"
+    yield Finding("hooks", _HOOKS, "hooks", State.WORKS, f"{number} in the configuration and {where}{left}")
+    for hook in facts.hooks:
+        yield _hook(hook, machine.rights.uid)
+
+
+def _hook(hook: HookFact, uid: int) -> Finding:
+    identity = f"hook.{hook.name}"
+    if hook.problem:
+        message, hint = hook.problem
+        return Finding(identity, _HOOKS, hook.name, State.LOST, f"not run: {message}", "what it is to do", hint)
+    if uid:
+        return Finding(identity, _HOOKS, hook.name, State.UNKNOWN, "it takes root to see whether it would be run")
+    events = "all events" if hook.events == ("*",) else ", ".join(hook.events)
+    shown = f"runs as {hook.user} on {events}, for {hook.timeout_s:g} s at most"
+    return Finding(identity, _HOOKS, hook.name, State.WORKS, shown)
 
 
 # -- links -------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import os
 import pwd
 import re
 import stat
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -41,7 +42,9 @@ __all__ = [
     "parse_hook",
     "parse_hooks_dir",
     "parse_unique",
+    "passed_over",
     "trusted_program",
+    "why_not_run",
 ]
 
 HOOKS_DIR: Final = Path("/etc/esimbpf/hooks.d")
@@ -148,6 +151,15 @@ def found(configured: Sequence[Hook], folder: Path) -> list[Hook]:
     return [by_name[name] for name in sorted(by_name)]
 
 
+def passed_over(folder: Path) -> list[str]:
+    """The files of the folder that are no hooks, for they look like what packages and editors leave behind."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    return [printable(name) for name in names if not _is_hook(name)]
+
+
 def _is_hook(name: str) -> bool:
     return not name.startswith(".") and not name.endswith(_LEFTOVERS)
 
@@ -159,6 +171,35 @@ def checked(hook: Hook) -> str:
     """
     account(hook.user)
     return trusted_program(hook.command[0])
+
+
+def why_not_run(hook: Hook) -> tuple[str, str] | None:
+    """Why a hook would not be run as things are, and how to mend it; None if it would, as far as this user can see."""
+    try:
+        path, entry = checked(hook), account(hook.user)
+    except CannotError as error:
+        return error.message, error.hint
+    if os.geteuid() == 0 and not _may_run(path, entry):
+        shown = printable(path)
+        return (
+            f"{hook.user} may not run {shown}",
+            f"chmod a+rx {shown}, let {hook.user} enter the folders above it, or name another user: user = …",
+        )
+    return None
+
+
+def _may_run(path: str, entry: pwd.struct_passwd) -> bool:
+    """Whether the kernel lets an account run a file, and read it if it is a script; only root can ask."""
+    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    try:
+        with open(path, "rb") as file:
+            is_script = file.read(2) == b"#!"
+        asked = ("test", "-x", path, *(("-a", "-r", path) if is_script else ()))
+        done = subprocess.run(asked, user=entry.pw_uid, group=entry.pw_gid, extra_groups=groups, check=False)
+    except OSError:
+        # Some of root's rights were taken away: it shows when the hook is run.
+        return True
+    return done.returncode == 0
 
 
 def trusted_program(program: str) -> str:

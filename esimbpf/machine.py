@@ -16,6 +16,8 @@ __all__ = [
     "BccFact",
     "Cgroups",
     "Filter",
+    "HookFact",
+    "Hooks",
     "Kernel",
     "Lasting",
     "LibraryFact",
@@ -249,6 +251,37 @@ class ModemManager:
 
 
 @dataclass(frozen=True, slots=True)
+class HookFact:
+    """A program that is to be run on events."""
+
+    name: str
+    events: tuple[str, ...]
+    """Shell globs."""
+    user: str
+    timeout_s: float
+    problem: tuple[str, str] | None = None
+    """Why it would not be run: message and hint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """The configuration, as far as it can be wrong, and the hooks that it and the folder name."""
+
+    config: str
+    """The file."""
+    config_there: bool = True
+    config_error: tuple[str, str] | None = None
+    """Why it cannot be used: message and hint; then nothing is known of hooks."""
+    folder: str = ""
+    folder_there: bool = True
+    folder_error: tuple[str, str] | None = None
+    """Why it cannot be read: message and hint."""
+    passed_over: tuple[str, ...] = ()
+    """Files in the folder that are no hooks by their names."""
+    hooks: tuple[HookFact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """All facts."""
 
@@ -267,6 +300,7 @@ class Machine:
     bpffs_read_only: bool
     """Whether it is mounted read-only where it belongs."""
     lasting: Lasting
+    hooks: Hooks
     programs: tuple[ProgramFact, ...]
     program_types: dict[str, bool | None]
     map_types: dict[str, bool | None]

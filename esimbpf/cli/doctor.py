@@ -50,7 +50,7 @@ def doctor(
     from esimbpf.sinks.findings import findings_json, findings_table
 
     common: Common = context.obj
-    machine = probe(links or (), common.cgroup, common.state_dir)
+    machine = probe(links or (), common.cgroup, common.state_dir, common.config)
     if worth_testing(machine):
         from esimbpf.selftest import self_test
 

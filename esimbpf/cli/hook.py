@@ -17,9 +17,9 @@ import typer
 
 from esimbpf import config
 from esimbpf.cli.options import Common
-from esimbpf.errors import CannotError, NotPermitted
+from esimbpf.errors import NotPermitted
 from esimbpf.events import Event, EventType, example
-from esimbpf.hooks import Hook, checked, found
+from esimbpf.hooks import Hook, found, why_not_run
 from esimbpf.text import printable
 
 if TYPE_CHECKING:
@@ -103,11 +103,8 @@ def _hooks(common: Common) -> list[Hook]:
 
 
 def _problem(one: Hook) -> str:
-    try:
-        checked(one)
-    except CannotError as error:
-        return f"{error.message} ({error.hint})"
-    return ""
+    problem = why_not_run(one)
+    return "{} ({})".format(*problem) if problem else ""
 
 
 def _show_orders(hooks: Sequence[Hook], event: Event) -> None:

@@ -13,8 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from esimbpf.config import DEFAULT_PATH
+from esimbpf.config import read as read_config
 from esimbpf.errors import CannotError, EsimbpfError, KernelLacks, LedgerError, NotPermitted
 from esimbpf.exclusive import holder
+from esimbpf.hooks import found as found_hooks
+from esimbpf.hooks import passed_over, why_not_run
 from esimbpf.kernel import clsact, libbpf, pins
 from esimbpf.kernel.engine import BTF_VARIABLE, kernel_btf
 from esimbpf.kernel.links import FoundLink, choose, list_links
@@ -30,6 +34,8 @@ from esimbpf.machine import (
     BccFact,
     Cgroups,
     Filter,
+    HookFact,
+    Hooks,
     Kernel,
     Lasting,
     LibraryFact,
@@ -71,7 +77,7 @@ _CGROUP_HOOKS: Final = {"ingress": libbpf.CGROUP_INET_INGRESS, "sock_create": li
 _XDP_MODES: Final = {"xdp": "in the driver", "xdpgeneric": "generic", "xdpoffload": "in the hardware"}
 
 
-def probe(names: Sequence[str], cgroup: str | None, state_dir: Path) -> Machine:
+def probe(names: Sequence[str], cgroup: str | None, state_dir: Path, config: Path | None = None) -> Machine:
     """All facts but the self test's, for the links named, or for those that would be counted.
 
     Programs are tried only where they may succeed. Raises UsageError for links that exclude each other.
@@ -111,6 +117,7 @@ def probe(names: Sequence[str], cgroup: str | None, state_dir: Path) -> Machine:
         bpffs_known="nodev\tbpf" in _read("/proc/filesystems").splitlines(),
         bpffs_read_only=bool(os.statvfs(_BPFFS).f_flag & os.ST_RDONLY) if os.path.isdir(_BPFFS) else False,
         lasting=_lasting(state_dir, bool(library.version)),
+        hooks=_hooks(config),
         programs=tuple(tried.programs) or tuple(ProgramFact(program.name, None, None) for program in PROGRAMS),
         program_types=asked.program_types,
         map_types=asked.map_types,
@@ -290,6 +297,26 @@ def _lasting(state_dir: Path, can_ask: bool) -> Lasting:
     except (OSError, EsimbpfError):  # by what this version does not understand
         facts = replace(facts, strangers=(*facts.strangers, printable(str(pins.place()))))
     return _with_ledger(facts, state_dir)
+
+
+def _hooks(config: Path | None) -> Hooks:
+    path = config or DEFAULT_PATH
+    facts = Hooks(printable(str(path)), os.path.exists(path))
+    try:
+        told = read_config(config)
+    except EsimbpfError as error:
+        return replace(facts, config_error=(error.message, error.hint))
+    folder = told.hooks_dir
+    facts = replace(facts, folder=printable(str(folder)), folder_there=os.path.exists(folder))
+    try:
+        hooks = found_hooks(told.hooks, folder)
+    except CannotError as error:
+        return replace(facts, folder_error=(error.message, error.hint))
+    return replace(
+        facts,
+        passed_over=tuple(passed_over(folder)),
+        hooks=tuple(HookFact(one.name, one.events, one.user, one.timeout_s, why_not_run(one)) for one in hooks),
+    )
 
 
 def _with_ledger(facts: Lasting, state_dir: Path) -> Lasting:

@@ -18,6 +18,8 @@ __all__ = ["findings_json", "findings_table"]
 _MARKS: Final = {State.WORKS: "✓", State.LOST: "!", State.MISSING: "✗", State.UNKNOWN: "?"}
 _ASCII_MARKS: Final = {State.WORKS: "+", State.LOST: "!", State.MISSING: "x", State.UNKNOWN: "?"}
 _NARROW: Final = 50
+_LONGEST_TITLE: Final = 24
+"""Of what has a name of ours."""
 _STYLES: Final = {State.WORKS: "green", State.LOST: "yellow", State.MISSING: "bold red", State.UNKNOWN: "dim"}
 
 
@@ -30,7 +32,8 @@ def findings_table(findings: Sequence[Finding], ascii_only: bool = False, width:
     stacked = width < _NARROW
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True)
-    table.add_column(no_wrap=not stacked, overflow="fold")
+    # A hook's name may be long.
+    table.add_column(overflow="fold", max_width=None if stacked else max(_LONGEST_TITLE, width // 3))
     if not stacked:
         table.add_column(overflow="fold")
     first = True

@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -348,6 +349,57 @@ def tried_with(monkeypatch: pytest.MonkeyPatch, folder: Path, old: bytes, new: b
     changed.write_bytes(elf.replace(old, new))
     monkeypatch.setattr(engine, "OBJECT", changed)
     return {fact.name: fact for fact in try_programs(cgroup2_root()).programs}
+
+
+def test_hooks_that_would_not_be_run_are_told_with_the_mend(lab: Lab) -> None:
+    """As the kernel sees it for each hook's user; those that are refused, and those that would only fail."""
+    with tempfile.TemporaryDirectory(prefix="esimbpf-test-") as made:
+        place = Path(made)
+        folder, shut, rules = place / "hooks.d", place / "shut", place / "config.toml"
+        for path, mode in ((place, 0o755), (folder, 0o755), (shut, 0o700)):
+            path.mkdir(exist_ok=True)
+            path.chmod(mode)
+        modes = {"good": 0o755, "plain": 0o644, "open": 0o757, "secret": 0o700, "unread": 0o711, "left.bak": 0o755}
+        for path, mode in {**{folder / name: mode for name, mode in modes.items()}, shut / "inside": 0o755}.items():
+            path.write_text("#!/bin/sh\n")
+            path.chmod(mode)
+        (folder / "roots").symlink_to(shut / "inside")
+        rules.write_text(
+            f'hooks_dir = "{folder}"\n[[hook]]\nfile = "gone"\n[[hook]]\nfile = "roots"\nuser = "root"\n'
+            f'[[hook]]\ncommand = ["{shut}/inside"]\nevents = ["link.*"]\n'
+            f'[[hook]]\nname = "no-user"\ncommand = ["{folder}/good"]\nuser = "no-such-user"\n'
+            f'[[hook]]\nname = "binary"\ncommand = ["/bin/true"]\ntimeout_s = 2.5\n'
+        )
+        findings = doctor("--netns", lab.device.name, "--config", str(rules), "doctor", status=0)
+        said = {name.removeprefix("hook."): one for name, one in findings.items() if name.startswith("hook.")}
+        assert {name: one["detail"] for name, one in said.items()} == {
+            "binary": "runs as nobody on all events, for 2.5 s at most",
+            "hooks.d/good": "runs as nobody on all events, for 30 s at most",
+            "hooks.d/roots": "runs as root on all events, for 30 s at most",
+            "hooks.d/gone": f"not run: there is no {folder}/gone",
+            "hooks.d/plain": f"not run: {folder}/plain is not executable",
+            "hooks.d/open": f"not run: {folder}/open is not trusted: others than root can change {folder}/open",
+            "hooks.d/secret": f"not run: nobody may not run {folder}/secret",
+            "hooks.d/unread": f"not run: nobody may not run {folder}/unread",
+            "inside": f"not run: nobody may not run {shut}/inside",
+            "no-user": "not run: there is no user no-such-user",
+        }
+        assert {one["state"] for one in said.values() if one["detail"].startswith("runs")} == {"works"}
+        assert said["hooks.d/open"]["remedy"] == f"chown root {folder}/open; chmod go-w {folder}/open"
+        assert said["hooks.d/plain"]["remedy"] == f"chmod a+rx {folder}/plain"
+        assert findings["hooks"]["detail"].endswith(f"{folder}; passed over for their names: left.bak")
+        listed = subprocess.run(
+            esimbpf("--config", str(rules), "hook", "list"),
+            env={**os.environ, "COLUMNS": "250"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert f"no: nobody may not run {shut}/inside" in listed.stdout
+        rules.write_text("[[hook]]\n")
+        findings = doctor("--netns", lab.device.name, "--config", str(rules), "doctor", status=3)
+        assert disturbed(findings)["config"] == "missing"
+        assert "has neither" in findings["config"]["detail"]
 
 
 def test_a_tracepoint_that_the_kernel_lacks_costs_that_program_alone(

@@ -15,6 +15,8 @@ from esimbpf.machine import (
     BccFact,
     Cgroups,
     Filter,
+    HookFact,
+    Hooks,
     Kernel,
     Lasting,
     LibraryFact,
@@ -49,6 +51,8 @@ MODEM = Modem(
     "/m/0", ModemState.CONNECTED, manufacturer="Quectel", model="RM520N-GL", sim=Sim("/s/0", "8949020000001234567")
 )
 MODEM_MANAGER = ModemManager(True, Survey(MmService.RUNNING, version="1.20.4", modems=(MODEM,)), ("wwan0",))
+TELL = HookFact("tell-me", ("quota.*", "link.down"), "ann", 2.5)
+HOOKS = Hooks("/etc/esimbpf/config.toml", folder="/etc/esimbpf/hooks.d", hooks=(TELL,))
 
 SOUND = Machine(
     kernel=Kernel("6.18.44-generic", "x86_64", True, "none", True, "/sys/kernel/btf/vmlinux", 5_516_713),
@@ -62,6 +66,7 @@ SOUND = Machine(
     bpffs_known=True,
     bpffs_read_only=False,
     lasting=LASTING,
+    hooks=HOOKS,
     programs=tuple(ProgramFact(program.name, True, True) for program in PROGRAMS),
     program_types={"sched_cls": True, "tracing": None},
     map_types={"array": True, "sk_storage": True},
@@ -98,6 +103,10 @@ def lasting(**changes: Any) -> Machine:
     return replace(SOUND, lasting=replace(LASTING, **changes))
 
 
+def hooks(**changes: Any) -> Machine:
+    return replace(SOUND, hooks=replace(HOOKS, **changes))
+
+
 def link(**changes: Any) -> Machine:
     return replace(SOUND, links=(replace(WWAN0, **changes),))
 
@@ -132,6 +141,7 @@ def test_ids_are_unique_and_stay() -> None:
         *(f"program.{program.name}" for program in PROGRAMS),
         "tc",
         *("bpffs", "pins", "daemon", "ledger", "service"),
+        *("config", "hooks", "hook.tell-me"),
         *("links", "link.wwan0", "link.wwan0.xdp", "link.wwan0.tcx", "link.wwan0.filters"),
         "modem-manager",
         "self-test",
@@ -174,6 +184,14 @@ FAULTS: list[tuple[Machine, str, State, str]] = [
     (lasting(strangers=("/sys/fs/bpf/esimbpf/v9",)), "pins", State.LOST, "/sys/fs/bpf/esimbpf/v9"),
     (lasting(elsewhere=True), "pins", State.LOST, "in another network namespace: wwan0"),
     (lasting(ledger_error=("the ledger is damaged", "keep it")), "ledger", State.LOST, "the ledger is damaged"),
+    (hooks(config_error=("this is not TOML", "see the README")), "config", State.MISSING, "this is not TOML"),
+    (hooks(folder_error=("cannot read the folder", "check hooks_dir")), "hooks", State.LOST, "cannot read the folder"),
+    (
+        hooks(hooks=(replace(TELL, problem=("/x is not executable", "chmod a+rx /x")),)),
+        "hook.tell-me",
+        State.LOST,
+        "not run: /x is not executable",
+    ),
     (
         replace(SOUND, map_types={"array": True, "sk_storage": False}),
         "map-types",
@@ -281,6 +299,7 @@ def test_one_fault_is_not_told_as_many() -> None:
         (replace(rights(capabilities=frozenset()), bpffs=False), "bpffs", "mount -t bpf bpf /sys/fs/bpf"),
         (lasting(strangers=("/sys/fs/bpf/esimbpf/v9",)), "pins", "esimbpf attach --replace"),
         (rights(uid=1000, capabilities=frozenset()), "capability.bpf", "sudo"),
+        (hooks(hooks=(replace(TELL, problem=("no", "chmod a+rx /x")),)), "hook.tell-me", "chmod a+rx /x"),
         (kernel(jit=False), "jit", "sysctl -w net.core.bpf_jit_enable=1"),
         (manager(MmService.NOT_RUNNING, installed=False), "modem-manager", "apt install modemmanager"),
         (manager(MmService.NOT_RUNNING), "modem-manager", "systemctl enable --now ModemManager"),
@@ -296,6 +315,40 @@ def test_one_fault_is_not_told_as_many() -> None:
 def test_the_remedy_fits_the_machine(machine: Machine, identity: str, said: str) -> None:
     machine = replace(machine, programs=machine.programs or SOUND.programs)
     assert said in found(machine)[identity].remedy
+
+
+@pytest.mark.parametrize(
+    ("machine", "identity", "state", "detail"),
+    [
+        (SOUND, "config", State.WORKS, "/etc/esimbpf/config.toml"),
+        (hooks(config_there=False), "config", State.WORKS, "none: there is no /etc/esimbpf/config.toml"),
+        (SOUND, "hooks", State.WORKS, "1 in the configuration and /etc/esimbpf/hooks.d"),
+        (
+            hooks(hooks=(), folder_there=False),
+            "hooks",
+            State.WORKS,
+            "none in the configuration and /etc/esimbpf/hooks.d, which is not there",
+        ),
+        (
+            hooks(passed_over=("a~", "b.bak")),
+            "hooks",
+            State.WORKS,
+            "1 in the configuration and /etc/esimbpf/hooks.d; passed over for their names: a~, b.bak",
+        ),
+        (hooks(config_error=("no", "mend it")), "hooks", State.UNKNOWN, "the configuration names them"),
+        (SOUND, "hook.tell-me", State.WORKS, "runs as ann on quota.*, link.down, for 2.5 s at most"),
+        (
+            hooks(hooks=(replace(TELL, events=("*",), timeout_s=30.0),)),
+            "hook.tell-me",
+            State.WORKS,
+            "runs as ann on all events, for 30 s at most",
+        ),
+        (rights(uid=1000), "hook.tell-me", State.UNKNOWN, "it takes root to see whether it would be run"),
+    ],
+)
+def test_hooks_are_told_one_by_one(machine: Machine, identity: str, state: State, detail: str) -> None:
+    finding = found(machine)[identity]
+    assert (finding.state, finding.detail) == (state, detail)
 
 
 def untried(machine: Machine) -> Machine:

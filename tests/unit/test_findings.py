@@ -62,6 +62,16 @@ def test_no_line_is_longer_than_the_terminal_is_wide() -> None:
         assert max(map(len, shown(FINDINGS, width).splitlines())) <= width
 
 
+def test_a_long_name_leaves_room_for_what_is_said_of_it() -> None:
+    hook = Finding("hook.x", "hooks", "hooks.d/" + "x" * 72, State.WORKS, "runs as nobody on all events")
+    assert shown((hook, FINDINGS[0]), 80).splitlines()[1:5] == [
+        "✓ hooks.d/xxxxxxxxxxxxxxxxxx runs as nobody on all events",
+        "  xxxxxxxxxxxxxxxxxxxxxxxxxx",
+        "  xxxxxxxxxxxxxxxxxxxxxxxxxx",
+        "  xx",
+    ]
+
+
 def test_a_terminal_without_unicode_gets_none() -> None:
     text = shown(FINDINGS, 80, ascii_only=True)
     assert text.isascii()

@@ -11,7 +11,7 @@ import pytest
 from esimbpf import config, hooks
 from esimbpf.errors import CannotError, UsageError
 from esimbpf.events import EventType
-from esimbpf.hooks import HOOKS_DIR, Hook, found, trusted_program
+from esimbpf.hooks import HOOKS_DIR, Hook, found, passed_over, trusted_program, why_not_run
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 
@@ -142,6 +142,8 @@ def test_the_folders_files_are_hooks_by_name_but_for_leftovers(folder: Path) -> 
         Hook("hooks.d/sub", (str(folder / "sub"),)),
         Hook("z", ("/bin/z",)),
     ]
+    assert passed_over(folder) == [".d", "c~", "e.rpmnew", "f.dpkg-old", "g.bak"]
+    assert passed_over(folder / "none") == []
 
 
 def test_the_folder_need_not_be_there_but_has_to_be_one(tmp_path: Path) -> None:
@@ -211,3 +213,8 @@ def test_a_hook_of_nobody_who_is_there_is_refused(folder: Path) -> None:
     assert hooks.checked(Hook("x", (path,), user=ME)) == path
     with pytest.raises(CannotError, match="there is no user no-such-user"):
         hooks.checked(Hook("x", (path,), user="no-such-user"))
+    assert why_not_run(Hook("x", (path,), user=ME)) is None
+    assert why_not_run(Hook("x", (path,), user="no-such-user")) == (
+        "there is no user no-such-user",
+        "name one that there is: user = …",
+    )
