@@ -48,7 +48,9 @@ def report(
             metavar="SPAN", help="A row for each hour, day, week, month, or cycle of the plan.", show_default=False
         ),
     ] = None,
-    by: Annotated[ReportBy, typer.Option(metavar="WHAT", help="Who: app, user, link, profile; or where and how: network, country, technology.")] = ReportBy.APP,
+    by: Annotated[
+        ReportBy, typer.Option(metavar="WHAT", help="app, user, link, profile, network, country or technology.")
+    ] = ReportBy.APP,
     since: Annotated[
         str | None,
         typer.Option(
