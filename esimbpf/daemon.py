@@ -255,6 +255,7 @@ class _Book:
         self._attach_id = engine.about.attach_id
         self._trouble = self._refused = ""
         self._said_no_room = False
+        self._overruled: dict[str, str] = {}
         self._services: tuple[Service, ...] = ()
         self._standings: list[Standing] | None = None
         try:
@@ -351,6 +352,13 @@ class _Book:
         else:
             self._trouble = ""
             self._standings = standings
+            self._say_what_is_overruled()
+
+    def _say_what_is_overruled(self) -> None:
+        before, self._overruled = self._overruled, quotas.overruled(self._db, self._config.quotas)
+        for name, words in self._overruled.items():
+            if before.get(name) != words:
+                log(words, "warning")
 
     def note_missed(self, link: str) -> None:
         """A link was there and not counted since the last folding."""

@@ -6,7 +6,7 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -180,9 +180,10 @@ def list_quotas(
     from esimbpf.sinks.quota import quotas_table, saver_sentence
 
     common: Common = context.obj
-    with _ledger(common) as db:
-        told = quotas.standings(db, config.read(common.config).quotas, datetime.now(UTC), local_zone())
+    with _standings(common) as (db, told, overruled):
         saver = quotas.saver(db)
+    for words in overruled.values():
+        _note(words)
     if as_json:
         _print_json(told)
         return
@@ -210,11 +211,12 @@ def show(
     from esimbpf.sinks.quota import quota_screen
 
     common: Common = context.obj
-    with _ledger(common) as db:
-        all_told = quotas.standings(db, config.read(common.config).quotas, datetime.now(UTC), local_zone())
-    told = [one for one in all_told if one.kept.quota.name == name]
+    with _standings(common) as (_, all_told, overruled):
+        told = [one for one in all_told if one.kept.quota.name == name]
     if not told:
         raise quotas.unknown(name)
+    if name in overruled:
+        _note(overruled[name])
     if as_json:
         _print_json(told)
         return
@@ -309,6 +311,15 @@ def _ledger(common: Common) -> Iterator[sqlite3.Connection]:
         there = path.exists()
     with open_ledger(common) if there else closing(empty()) as db:
         yield db
+
+
+@contextmanager
+def _standings(common: Common) -> Iterator[tuple[sqlite3.Connection, list[Standing], Mapping[str, str]]]:
+    """How all quotas stand, and what is to be said of those that are overruled."""
+    configured = config.read(common.config).quotas
+    with _ledger(common) as db:
+        told = quotas.standings(db, configured, datetime.now(UTC), local_zone())
+        yield db, told, quotas.overruled(db, configured)
 
 
 @contextmanager

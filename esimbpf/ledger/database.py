@@ -310,6 +310,12 @@ def _events_by_their_id(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
+def _origin_of_state(db: sqlite3.Connection) -> None:
+    # Two quotas may have one name, and what is known of the one ('config', or 'state') is not known of the other.
+    db.execute("ALTER TABLE quota_state ADD COLUMN origin TEXT NOT NULL DEFAULT 'config'")
+    db.execute("UPDATE quota_state SET origin = 'state' WHERE name IN (SELECT name FROM quota)")
+
+
 MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
     ("the first tables", _first),
     ("plans", _plans),
@@ -317,6 +323,7 @@ MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] 
     ("what was blocked", _blocked),
     ("events", _events),
     ("events by their id", _events_by_their_id),
+    ("whose a quota's state is", _origin_of_state),
 )
 """By name, in their order; the number of those that were made is the file's user_version."""
 

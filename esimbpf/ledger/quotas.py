@@ -2,13 +2,16 @@
 
 Whom a quota of an app, a user or everybody is for, the ledger knows; what an executable or a cgroup has used, only the
 kernel counts, and `fold_kernel` writes it down.
+
+Where one of the configuration and one that was added with the command line have the same name, the former holds, and
+the latter is as good as not there (`overruled`); each begins like a new one when it comes to hold.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, tzinfo
 from typing import Final
@@ -54,6 +57,7 @@ __all__ = [
     "kept",
     "ledger_knows",
     "note",
+    "overruled",
     "period_of",
     "record",
     "remove",
@@ -98,8 +102,6 @@ def keep(db: sqlite3.Connection, new: Kept, configured: Sequence[Quota] = ()) ->
                 raise UsageError(f"name {name!r} is taken: {where}", _way_out(one))
         check_room([*there, new.quota])
         db.execute("INSERT INTO quota VALUES (?, ?)", (name, json.dumps(new.quota.to_json())))
-        # What is left of one of the configuration that had this name.
-        db.execute("DELETE FROM quota_state WHERE name = ?", (name,))
         _note(db, new)
 
 
@@ -124,30 +126,42 @@ def remove(db: sqlite3.Connection, names: Sequence[str], configured: Sequence[Qu
                         "remove it there, or: esimbpf quota pause",
                     )
                 raise unknown(name)
-            db.execute("DELETE FROM quota_state WHERE name = ?", (name,))
+            db.execute("DELETE FROM quota_state WHERE name = ? AND origin = 'state'", (name,))
 
 
 def kept(db: sqlite3.Connection, configured: Sequence[Quota], now: datetime) -> list[Kept]:
     """All quotas, those of the configuration first.
 
-    One of the configuration that nobody has noted yet counts from now. Raises UsageError if two have the same name.
+    One that nobody has noted yet counts from now.
     """
-    places = {quota.name: quota.place for quota in configured}
-    by_command = []
-    for name, text in db.execute("SELECT name, quota FROM quota ORDER BY name").fetchall():
-        if name in places:
-            raise UsageError(
-                f"two quotas are named {name!r}: {places[name]}, and one that was added with the command line",
-                f"rename it there, or remove the other one: esimbpf quota remove {name!r}",
-            )
-        by_command.append(Quota.from_json(json.loads(text)))
+    rows = db.execute("SELECT name, quota FROM quota ORDER BY name")
     states = {
-        name: state
-        for name, *state in db.execute(
-            "SELECT name, added_s, said_bytes, counted_bytes, paused, snoozed_until_s FROM quota_state"
+        (name, origin): state
+        for name, origin, *state in db.execute(
+            "SELECT name, origin, added_s, said_bytes, counted_bytes, paused, snoozed_until_s FROM quota_state"
         )
     }
-    return [_kept(quota, states.get(quota.name), now) for quota in (*configured, *by_command)]
+    return [
+        _kept(quota, states.get((quota.name, quota.origin)), now)
+        for quota in (*configured, *_not_overruled(rows, configured))
+    ]
+
+
+def _not_overruled(rows: Iterable[tuple[str, str]], configured: Sequence[Quota]) -> list[Quota]:
+    """Those of the table `quota` whose names the configuration does not have."""
+    taken = {quota.name for quota in configured}
+    return [Quota.from_json(json.loads(text)) for name, text in rows if name not in taken]
+
+
+def overruled(db: sqlite3.Connection, configured: Sequence[Quota]) -> dict[str, str]:
+    """The names that two quotas have, and, in words, which of the two holds."""
+    by_command = {name for (name,) in db.execute("SELECT name FROM quota")}
+    return {
+        quota.name: f"two quotas are named {quota.name!r}: {quota.place} holds, and the one that was added with the "
+        f"command line does not; rename it there, or remove the other one: esimbpf quota remove {quota.name!r}"
+        for quota in configured
+        if quota.name in by_command
+    }
 
 
 def _kept(quota: Quota, state: Sequence[float | None] | None, now: datetime) -> Kept:
@@ -170,18 +184,23 @@ def _moment(seconds: float) -> datetime:
 
 
 def note(db: sqlite3.Connection, configured: Sequence[Quota], now: datetime, zone: tzinfo) -> None:
-    """Note since when those quotas of the configuration count that are new."""
+    """Note since when those quotas count that are new: of the configuration, or no longer overruled by it."""
     with transaction(db):
-        known = {name for (name,) in db.execute("SELECT name FROM quota_state")}
-        for quota in configured:
-            if quota.name not in known:
+        known = set(db.execute("SELECT name, origin FROM quota_state"))
+        unknown_rows = db.execute(
+            "SELECT name, quota FROM quota WHERE name NOT IN (SELECT name FROM quota_state WHERE origin = 'state')"
+        )
+        for quota in (*configured, *_not_overruled(unknown_rows, configured)):
+            if (quota.name, quota.origin) not in known:
                 _note(db, added(db, quota, now, None, zone))
 
 
 def _note(db: sqlite3.Connection, new: Kept) -> None:
+    """In the place of what was known of another one that had this name."""
+    db.execute("DELETE FROM quota_state WHERE name = ?", (new.quota.name,))
     db.execute(
-        "INSERT INTO quota_state (name, added_s, said_bytes, counted_bytes) VALUES (?, ?, ?, ?)",
-        (new.quota.name, new.added.timestamp(), new.said_bytes, new.counted_bytes),
+        "INSERT INTO quota_state (name, origin, added_s, said_bytes, counted_bytes) VALUES (?, ?, ?, ?, ?)",
+        (new.quota.name, new.quota.origin, new.added.timestamp(), new.said_bytes, new.counted_bytes),
     )
 
 
@@ -242,7 +261,7 @@ def saver(db: sqlite3.Connection) -> Saver | None:
 
 
 def standings(db: sqlite3.Connection, configured: Sequence[Quota], now: datetime, zone: tzinfo) -> list[Standing]:
-    """How all quotas stand; `zone` is the machine's, for those without a plan. Raises UsageError as `kept` does."""
+    """How all quotas stand; `zone` is the machine's, for those without a plan."""
     ledger = _Ledger(db)
     known = list(plans.kept(db))
     return [_standing(db, ledger, known, one, now, zone) for one in kept(db, configured, now)]
@@ -316,7 +335,7 @@ def _counted(ledger: _Ledger, one: Kept, period: Span) -> int:
     """What was counted in a period, by the ledger or, where that cannot tell, by the kernel."""
     quota = one.quota
     if not ledger_knows(quota):
-        return ledger.period_bytes(quota.name, period)
+        return ledger.period_bytes(quota, period)
     if quota.per is QuotaPer.ONCE:
         # Whole quarters of an hour stay what they are when the ledger forgets the minutes.
         begin_s = int(period.begin.timestamp()) // QUARTER_S * QUARTER_S
@@ -364,11 +383,12 @@ class _Ledger:
             self._rows[period, by] = list(usage(self.db, [period], by))
         return self._rows[period, by]
 
-    def period_bytes(self, name: str, period: Span) -> int:
+    def period_bytes(self, quota: Quota, period: Span) -> int:
         """What the kernel has counted of a quota in a period, or in those that were cut otherwise at its time."""
         rows = self.db.execute(
-            "SELECT begin_s, period_bytes FROM quota_period WHERE name = ? AND begin_s < ? AND end_s > ?",
-            (name, period.end.timestamp(), period.begin.timestamp()),
+            "SELECT begin_s, period_bytes FROM quota_period JOIN quota_state USING (name) "
+            "WHERE name = ? AND origin = ? AND begin_s < ? AND end_s > ?",
+            (quota.name, quota.origin, period.end.timestamp(), period.begin.timestamp()),
         ).fetchall()
         amounts = dict(rows)
         return int(amounts.get(period.begin.timestamp(), max(amounts.values(), default=0)))
@@ -391,7 +411,7 @@ def fold_kernel(db: sqlite3.Connection, quota: Quota, period: Span | None, attac
             (attach_id, kernel_bytes, quota.name),
         )
         if period:
-            amount = _Ledger(db).period_bytes(quota.name, period) + fresh
+            amount = _Ledger(db).period_bytes(quota, period) + fresh
             db.execute(
                 "INSERT INTO quota_period (name, begin_s, end_s, period_bytes, limit_bytes) VALUES (?, ?, ?, ?, ?) "
                 "ON CONFLICT DO UPDATE SET period_bytes = excluded.period_bytes",
@@ -415,7 +435,7 @@ def record(db: sqlite3.Connection, standing: Standing) -> tuple[Event, ...]:
             "INSERT INTO quota_period VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
             "SET end_s = excluded.end_s, limit_bytes = excluded.limit_bytes, fired = excluded.fired",
             (
-                *(name, begin_s, end_s, _Ledger(db).period_bytes(name, new.period)),
+                *(name, begin_s, end_s, _Ledger(db).period_bytes(standing.kept.quota, new.period)),
                 *(new.limit_bytes, json.dumps(new.fired)),
             ),
         )

@@ -497,3 +497,18 @@ def test_what_the_commands_say_without_a_daemon_is_what_the_kernel_does(lab: Lab
     for last in (("quota", "list"), ("quota", "pause", "other")):
         assert says(*last) == f"{nothing} `esimbpf daemon` runs"
     assert passes(Puppet.start(lab.device, str(unique), "-IS", PUPPET).udp(), [lab.link.network_ip, 9])
+
+
+def test_a_name_that_two_quotas_have_stops_none_but_one_of_them(lab: Lab, tmp_path: Path, unique: Path) -> None:
+    rules, state = tmp_path / "config.toml", tmp_path / "state"
+    quota(lab, state, "add", "two", "--app", "limited", "--limit", "1GB", "--per", "day", "--do", "notify")
+    passing = -(-100_000 // (SIZE + HEADER))
+    terms = 'app = "limited"\nper = "day"\ndo = "block"\n'
+    rules.write_text(f'[[quota]]\nname = "two"\nlimit = "100kB"\n{terms}[[quota]]\nname = "x"\nlimit = "1MB"\n{terms}')
+    with daemon(lab, state, "--config", str(rules), awaits=("two quotas are named 'two'", "ready")) as process:
+        assert send_until_refused(Puppet.start(lab.device, str(unique), "-IS", PUPPET), lab) == passing
+        quota(lab, state, "remove", "two")
+        said(process, "was read anew")
+        end(process)
+    for name in ("two", "x"):
+        assert told(lab, state, name, "--config", str(rules))["used_bytes"] == passing * (SIZE + HEADER)

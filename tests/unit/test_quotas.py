@@ -20,12 +20,12 @@ from jsonschema import Draft202012Validator
 from esimbpf.errors import CannotError, UsageError
 from esimbpf.kernel.pins import PINS_VARIABLE
 from esimbpf.ledger import plans, quotas
-from esimbpf.ledger.database import connect, empty, transaction
+from esimbpf.ledger.database import MIGRATIONS, connect, empty, transaction
 from esimbpf.ledger.fold import thin
 from esimbpf.ledger.identities import ids_of
 from esimbpf.modem.identity import UNKNOWN, Identity
 from esimbpf.plan import Plan
-from esimbpf.quota import NEVER, EventKind, Quota, Standing, parse_quota
+from esimbpf.quota import NEVER, EventKind, Kept, Quota, Standing, parse_quota
 from esimbpf.sinks.jsonlines import schema
 from esimbpf.spans import Monthly, Once, Span
 from esimbpf.text import printable
@@ -287,13 +287,62 @@ def test_one_of_the_configuration_is_held_by_its_name_and_not_removed(db: sqlite
         quotas.remove(db, ["phone"], [CONFIGURED])
 
 
-def test_two_of_one_name_are_an_error_that_names_both_places_and_the_way_out_works(db: sqlite3.Connection) -> None:
+def test_of_two_of_one_name_that_of_the_configuration_holds_and_the_others_go_on(db: sqlite3.Connection) -> None:
+    """And each has what is known of it alone: neither is paused, nor has used anything, because the other one has."""
+    by_path: dict[str, Any] = {"app": None, "exe": "/usr/bin/phone", "name": "phone"}
+    add(db, **by_path)
+    add(db)
+    [stated] = quotas.chosen(db, ["phone"], [], NOW, UTC)
+    quotas.hold(db, stated.kept, None)
+    quotas.fold_kernel(db, stated.kept.quota, stated.period, "a", 60 * MB)
+    configured = [replace(quota(**by_path, limit="7MB"), place=CONFIGURED.place)]
+    for later in (NOW, NOW + timedelta(seconds=1)):
+        told = quotas.standings(db, configured, later, UTC)
+        assert [(one.kept.quota.name, one.kept.quota.limit, one.held, one.used_bytes) for one in told] == [
+            ("phone", "7MB", False, 0),
+            ("backup", "100MB", False, 0),
+        ]
+        quotas.note(db, configured, NOW, UTC)
+    [(name, words)] = quotas.overruled(db, configured).items()
+    assert name == "phone"
+    assert "number 1 of /etc/x.toml holds, and the one that was added with the command line does not" in words
+    [held] = quotas.chosen(db, ["phone"], configured, NOW, UTC)
+    quotas.hold(db, held.kept, None)
+    # The configuration lets go of the name.
+    quotas.note(db, [], NOW, UTC)
+    [_, again] = quotas.standings(db, [], NOW, UTC)
+    assert (again.kept.quota.limit, again.kept.quota.origin, again.held, again.used_bytes) == (
+        "100MB",
+        "state",
+        False,
+        0,
+    )
+
+
+def test_the_way_out_of_two_of_one_name_takes_nothing_from_the_one_that_holds(db: sqlite3.Connection) -> None:
     add(db, name="phone")
-    with pytest.raises(UsageError) as refused:
-        quotas.kept(db, [CONFIGURED], NOW)
-    assert "number 1 of /etc/x.toml, and one that was added with the command line" in refused.value.message
+    quotas.note(db, [CONFIGURED], NOW - timedelta(days=1), UTC)
     quotas.remove(db, ["phone"], [CONFIGURED])
-    assert [one.quota for one in quotas.kept(db, [CONFIGURED], NOW)] == [CONFIGURED]
+    assert stand(db, configured=[CONFIGURED]).kept == Kept(CONFIGURED, NOW - timedelta(days=1), 0)
+    assert quotas.overruled(db, [CONFIGURED]) == {}
+
+
+def test_what_an_older_ledger_knew_of_quotas_stays_known() -> None:
+    made = [name for name, _ in MIGRATIONS].index("whose a quota's state is")
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        for _, migrate in MIGRATIONS[:made]:
+            migrate(db)
+        db.execute("INSERT INTO quota VALUES ('backup', ?)", (json.dumps(quota().to_json()),))
+        for name in ("backup", "phone"):
+            db.execute("INSERT INTO quota_state (name, added_s, counted_bytes, paused) VALUES (?, 4711, 0, 1)", (name,))
+        for _, migrate in MIGRATIONS[made:]:
+            migrate(db)
+        quotas.note(db, [CONFIGURED], NOW, UTC)
+        told = quotas.kept(db, [CONFIGURED], NOW)
+        assert [(one.quota.name, one.added.timestamp(), one.paused) for one in told] == [
+            ("phone", 4711, True),
+            ("backup", 4711, True),
+        ]
 
 
 def test_a_name_can_be_given_once(db: sqlite3.Connection) -> None:
@@ -536,8 +585,16 @@ def test_both_origins_are_in_one_list_and_those_of_the_configuration_are_changed
     assert f"the quota 'phone' stands in the configuration: {place}" in refused
     refused = esimbpf(state_dir, "quota", "add", "phone", *ADD[3:], status=2).stderr
     assert f"name 'phone' is taken: {place}" in refused
-    esimbpf(state_dir, "quota", "pause", "phone", "backup")
+    assert "paused: phone, backup\n" in esimbpf(state_dir, "quota", "pause", "phone", "backup").stderr
     assert esimbpf(state_dir, "quota", "list").stdout.count("paused") == 2
+    file.write_text(file.read_text().replace("phone", "backup"))
+    for words in (("list",), ("list", "--json"), ("show", "backup")):
+        shown = esimbpf(state_dir, "quota", *words)
+        assert f"two quotas are named 'backup': {place} holds" in shown.stderr
+        assert "1 GB" not in shown.stdout
+    esimbpf(state_dir, "quota", "add", "other", *ADD[3:])
+    esimbpf(state_dir, "quota", "remove", "backup")
+    assert esimbpf(state_dir, "quota", "list").stderr == NO_DAEMON
 
 
 def test_one_that_never_resets_is_not_snoozed_until_then(tmp_path: Path) -> None:
