@@ -293,7 +293,7 @@ def _ascii_only(encoding: str) -> bool:
 
 
 def _done(what: str, names: Sequence[str]) -> None:
-    print(f"{what}: {', '.join(names)}", file=sys.stderr)
+    print(f"{what}: {', '.join(dict.fromkeys(names))}", file=sys.stderr)
 
 
 def _note(text: str) -> None:

@@ -585,7 +585,7 @@ def test_both_origins_are_in_one_list_and_those_of_the_configuration_are_changed
     assert f"the quota 'phone' stands in the configuration: {place}" in refused
     refused = esimbpf(state_dir, "quota", "add", "phone", *ADD[3:], status=2).stderr
     assert f"name 'phone' is taken: {place}" in refused
-    assert "paused: phone, backup\n" in esimbpf(state_dir, "quota", "pause", "phone", "backup").stderr
+    assert "paused: phone, backup\n" in esimbpf(state_dir, "quota", "pause", "phone", "backup", "phone").stderr
     assert esimbpf(state_dir, "quota", "list").stdout.count("paused") == 2
     file.write_text(file.read_text().replace("phone", "backup"))
     for words in (("list",), ("list", "--json"), ("show", "backup")):
