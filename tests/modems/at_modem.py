@@ -24,8 +24,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
+
+from tests.modems.at_work import AtWork
 
 __all__ = ["HOME", "ROAMING", "AtModem", "Menu"]
 
@@ -66,7 +67,7 @@ def swapped(digits: str) -> str:
     return "".join(filled[n + 1] + filled[n] for n in range(0, 20, 2))
 
 
-class AtModem:
+class AtModem(AtWork):
     """The modem, listening within `with`; what it is told is told to ModemManager, unasked where it asked for that."""
 
     def __init__(
@@ -99,17 +100,13 @@ class AtModem:
         self._lock = threading.RLock()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
 
-    def __enter__(self) -> Self:
-        self._listen()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def stop(self) -> None:
+        """Be gone."""
         self._silence()
         os.close(self._wake)
 
-    def _listen(self) -> None:
+    def start(self) -> None:
+        """Be there, on its ports."""
         self._listeners = []
         for name in self.ports:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -154,7 +151,7 @@ class AtModem:
         with self._lock:
             self._stat, self._contexts, self._menu = SEARCHING, {}, None
             self._active.clear()
-        self._listen()
+        self.start()
 
     # -- its lines -----------------------------------------------------------------
 

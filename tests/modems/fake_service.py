@@ -19,8 +19,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from itertools import count
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from jeepney import (
     DBusAddress,
@@ -33,6 +32,8 @@ from jeepney import (
     new_signal,
 )
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
+
+from tests.modems.at_work import AtWork
 
 __all__ = [
     "BEARER",
@@ -111,7 +112,7 @@ PROPERTIES: Final[dict[str, dict[str, str]]] = {
 Interfaces = dict[str, dict[str, Any]]
 
 
-class FakeModemManager:
+class FakeModemManager(AtWork):
     """The service, at work within `with`, but for the times between `stop` and `start`, and while it hangs."""
 
     def __init__(self, address: str) -> None:
@@ -127,15 +128,6 @@ class FakeModemManager:
         """Whether to refuse every call, as D-Bus does for users who may not."""
         self._awake = threading.Event()
         self._awake.set()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Appear on the bus, without any modem."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from tests.modems.at_work import AtWork
 
 __all__ = ["PATIENCE_S", "PrivateBus"]
 
@@ -35,7 +35,7 @@ Exec=/bin/touch {trace}
 """
 
 
-class PrivateBus:
+class PrivateBus(AtWork):
     """The real dbus-daemon, at work within `with`, but for the times between `stop` and `start`."""
 
     def __init__(self, folder: Path) -> None:
@@ -48,15 +48,6 @@ class PrivateBus:
         (services / "ModemManager.service").write_text(SERVICE.format(trace=self._activated))
         self._config.write_text(CONFIG.format(address=self.address, services=services))
         self._daemon: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     @property
     def activated(self) -> bool:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from esimbpf.modem.bus import Bus
 from tests.modems.at_modem import AtModem
+from tests.modems.at_work import AtWork
 from tests.modems.private_bus import PATIENCE_S, PrivateBus
 
 __all__ = ["NAME", "PATH", "RealModemManager"]
@@ -29,21 +28,12 @@ OPTIONS: Final = (
 )
 
 
-class RealModemManager:
+class RealModemManager(AtWork):
     """ModemManager, at work within `with`, but for the times between `stop` and `start`; `log` is what it says."""
 
     def __init__(self, bus: PrivateBus, folder: Path) -> None:
         self._bus = bus
         self.log = folder / "ModemManager.log"
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Start it, and return when it can be asked."""
@@ -62,9 +52,9 @@ class RealModemManager:
                 assert time.monotonic() < deadline_s, self.log.read_text()
                 bus.listen(1)
 
-    def stop(self, number: int = signal.SIGKILL) -> None:
-        """End it; by SIGKILL, as a crash does, without a word."""
-        self._process.send_signal(number)
+    def stop(self) -> None:
+        """End it as a crash does, without a word."""
+        self._process.kill()
         self._process.wait(PATIENCE_S)
 
     @property
