@@ -19,7 +19,7 @@ from esimbpf.dispatch import Dispatcher
 from esimbpf.enforcement import Enforcer
 from esimbpf.errors import EsimbpfError, LedgerError, NoSuchLink
 from esimbpf.event_gatherer import EventGatherer
-from esimbpf.events import Event, link_down, link_up, tracer_gap
+from esimbpf.events import Event, link_down, link_up, roaming_changed, tracer_gap
 from esimbpf.journal import log, notify, notify_reloading
 from esimbpf.kernel import pins
 from esimbpf.kernel.links import FoundLink, LinkMonitor, cellular_links, choose, list_links
@@ -27,6 +27,8 @@ from esimbpf.kernel.pins import About, PinnedEngine
 from esimbpf.ledger import quotas
 from esimbpf.ledger.database import FILE_NAME, check_version, connect, said, transaction
 from esimbpf.ledger.fold import Folding, thin
+from esimbpf.modem.identity import Identity, in_words
+from esimbpf.modem.watch import ModemWatch
 from esimbpf.pace import Pace
 from esimbpf.pinned import attachment_of, reader_of
 from esimbpf.quota import Standing
@@ -38,6 +40,8 @@ from esimbpf.text import printable
 __all__ = ["Daemon"]
 
 _THIN_EVERY_S: Final = 3600.0
+_MODEMS_S: Final = 2.0
+"""So long it is waited for what ModemManager says, before what is counted counts for an unknown SIM profile."""
 _STEP_NS: Final = 2 * 10**9
 """By so much the wall clock does not drift between two foldings: it was set."""
 _JUMP_NS: Final = 3600 * 10**9
@@ -65,6 +69,8 @@ class Daemon:
         with ExitStack() as undo:
             undo.enter_context(keeping_the_ledger(state_dir))
             self._monitor = undo.enter_context(LinkMonitor())
+            self._modems = undo.enter_context(ModemWatch())
+            self._modems.settle(_MODEMS_S)
             found = list_links()
             self._say_what_is_missing(found)
             self._missed = keep_attached(self._wanted(found), max_processes).missed
@@ -87,7 +93,8 @@ class Daemon:
             print("ready", file=sys.stderr, flush=True)
             notify("READY=1")
             while not pace.ended:
-                ready = pace.wait(readable=(self._monitor.fileno(), *self._dispatcher.filenos()))
+                followed = (self._monitor.fileno(), self._modems.fileno())
+                ready = pace.wait(readable=(*followed, *self._dispatcher.filenos()))
                 if pace.ended:
                     break
                 if pace.woken:
@@ -97,6 +104,8 @@ class Daemon:
                     self._keep_alive()
                 elif self._monitor.fileno() in ready:
                     self._follow_links()
+                elif self._modems.fileno() in ready:
+                    self._follow_modems()
                 self._dispatcher.turn()
             notify("STOPPING=1")
             self._fold()
@@ -168,6 +177,7 @@ class Daemon:
         changes = self._monitor.poll()
         if not changes:
             return
+        self._modems.look_again()
         found = list_links()
         by_name = {one.link.name: one for one in found}
         for number, name in enumerate(self._engine.about.links):
@@ -186,6 +196,32 @@ class Daemon:
             for one in new:
                 self._count(one)
             self._open()
+
+    def _follow_modems(self) -> None:
+        """What has moved until now was moved on the account, and in the place, that was; what comes next on another."""
+        changes = self._modems.poll()
+        if not changes:
+            return
+        self._fold()
+        self._know_identities()
+        others = [
+            change
+            for change in changes
+            if self._engine.number(change.link) is not None and change.after.identity != change.before.identity
+        ]
+        for change in others:
+            event = roaming_changed(change.link, change.before.identity, change.after.identity, change.at.utc)
+            if event:
+                self._happened(event)
+        # Quotas may be about what is now.
+        self._fold()
+        for change in others:
+            log(f"{printable(change.link)}: {in_words(change.after.identity)}")
+
+    def _know_identities(self) -> None:
+        if self._book:
+            links = self._engine.about.links
+            self._book.know({name: self._modems.status(name).identity for name in links})
 
     def _count(self, found: FoundLink) -> None:
         try:
@@ -214,6 +250,7 @@ class Daemon:
             opened = self._book is None
             if self._book is None:
                 self._book = _Book(self._state_dir, self._engine, self._config)
+                self._know_identities()
                 for name in self._missed:
                     self._book.note_missed(name)
                 self._missed = ()
@@ -278,6 +315,10 @@ class _Book:
         self._config = config
         self._folding.namer = namer = Namer(config.apps)
         self._enforcer.apps.rename(namer, config.apps)
+
+    def know(self, identities: Mapping[str, Identity]) -> None:
+        """Say on whose account, and where, links move what they move from the last snapshot on."""
+        self._folding.identities = self._enforcer.identities = identities
 
     @property
     def gone(self) -> bool:

@@ -27,6 +27,7 @@ from esimbpf.kernel.quotas import Rule as KernelRule
 from esimbpf.ledger.database import transaction
 from esimbpf.ledger.quotas import ledger_knows
 from esimbpf.model import Process
+from esimbpf.modem.identity import UNKNOWN, Identity
 from esimbpf.quota import App, Cgroup, Direction, Everybody, Quota, Standing, Then, User
 from esimbpf.quota import Exe as ExePath
 from esimbpf.saver import NAME as SAVER
@@ -69,6 +70,8 @@ class Enforcer:
         self._offsets: dict[str, _Offset] = {}
         self._rules: dict[int, KernelRule] = {}
         self._whom: dict[int, Whom] | None = None
+        self.identities: Mapping[str, Identity] = {}
+        """By link, on whose account, and where, it moves bytes now; of those that are left out it is not known."""
 
     def close(self) -> None:
         """Let go of the maps."""
@@ -152,7 +155,8 @@ class Enforcer:
         if not ledger_knows(quota):
             # Its use is the kernel's own count.
             after = before
-        basis = (one.period, one.kept.said_bytes, one.kept.counted_bytes)
+        # While it is about other links, the kernel counts other packets.
+        basis = (one.period, one.kept.said_bytes, one.kept.counted_bytes, self._links_of(quota))
         offset = _Offset(basis, before - one.used_bytes, after - one.used_bytes)
         known = self._offsets.get(quota.name)
         offset = known.with_(offset) if known else offset
@@ -160,18 +164,25 @@ class Enforcer:
         return max(0, offset.least + quota.limit_bytes) if one.enforceable else None
 
     def _rule(self, quota: Quota, stop_at: int) -> KernelRule:
-        links = self._engine.about.links
-        named = [number for number, name in enumerate(links) if quota.link in ("", name)]
         rate = quota.action.bytes_per_second
         return KernelRule(
             stop_at_bytes=stop_at,
-            links=sum(1 << number for number in named),
+            links=self._links_of(quota),
             counts=_COUNTS[quota.direction],
             action=_ACTIONS[quota.action.then],
             bytes_per_s=rate,
             burst_ns=quota.action.burst_bytes * 10**9 // rate if rate else 0,
             whole=quota.whom == Everybody(),
         )
+
+    def _links_of(self, quota: Quota) -> int:
+        """The links whose packets are used of a quota now, a bit for each."""
+        about = [
+            quota.is_about(name, whose.profile, whose.roaming)
+            for name in self._engine.about.links
+            for whose in (self.identities.get(name, UNKNOWN),)
+        ]
+        return sum(1 << number for number, is_about in enumerate(about) if is_about)
 
     def _whom_of(self, db: sqlite3.Connection, quota: Quota) -> Whom:
         match quota.whom:

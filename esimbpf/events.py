@@ -6,6 +6,7 @@
     app.first-seen   an app has used a link for the first time, ever
     app.rapid-use    an app has used 100 MB in five minutes; told once an hour
     link.up          a link is counted (again)             link.down        it is gone
+    roaming.started  a link's network is not at home       roaming.ended    it is again
     tracer.gap       for some time nothing was counted
 
 The JSON Schema of an event is that of `esimbpf watch`'s lines, type `event`. Fields and kinds of events are added
@@ -20,9 +21,20 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
+from esimbpf.modem.identity import Identity
 from esimbpf.units import bytes_text
 
-__all__ = ["NEEDED", "VERSION", "Event", "EventType", "example", "link_down", "link_up", "tracer_gap"]
+__all__ = [
+    "NEEDED",
+    "VERSION",
+    "Event",
+    "EventType",
+    "example",
+    "link_down",
+    "link_up",
+    "roaming_changed",
+    "tracer_gap",
+]
 
 VERSION: Final = 1
 
@@ -39,6 +51,8 @@ class EventType(StrEnum):
     APP_RAPID_USE = "app.rapid-use"
     LINK_UP = "link.up"
     LINK_DOWN = "link.down"
+    ROAMING_STARTED = "roaming.started"
+    ROAMING_ENDED = "roaming.ended"
     TRACER_GAP = "tracer.gap"
 
 
@@ -54,11 +68,13 @@ NEEDED: Final[Mapping[EventType, tuple[str, ...]]] = {
     EventType.APP_RAPID_USE: ("app", "used_bytes", "period_begin", "period_end"),
     EventType.LINK_UP: ("link",),
     EventType.LINK_DOWN: ("link",),
+    EventType.ROAMING_STARTED: ("link",),
+    EventType.ROAMING_ENDED: ("link",),
     EventType.TRACER_GAP: ("cause", "period_begin", "period_end"),
 }
 """The fields that an event of a type always has."""
 
-_OWNERS: Final = {"quota": "quota", "plan": "plan", "app": "app", "link": "link", "tracer": "link"}
+_OWNERS: Final = {"quota": "quota", "plan": "plan", "app": "app", "link": "link", "roaming": "link", "tracer": "link"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +90,10 @@ class Event:
     user: str | None = None
     link: str | None = None
     profile: str | None = None
+    network: str | None = None
+    """MCC and MNC of the network that serves, with its name."""
+    country: str | None = None
+    """In which that is, by ISO 3166-1 alpha-2."""
     level_percent: int | None = None
     """Of the limit, that was reached."""
     used_bytes: int | None = None
@@ -123,6 +143,8 @@ class Event:
         return _MESSAGES[self.type].format(
             **{name: getattr(self, name) for name in ("quota", "plan", "app", "cause", "level_percent")},
             link=self.link or "the links",
+            network=self.network or "unknown",
+            country=self.country or "a country that is not known",
             used="?" if self.used_bytes is None else bytes_text(self.used_bytes),
             limit="?" if self.limit_bytes is None else bytes_text(self.limit_bytes),
             begin=_shown(self.period_begin),
@@ -145,6 +167,8 @@ class Event:
             "user": self.user,
             "link": self.link,
             "profile": self.profile,
+            "network": self.network,
+            "country": self.country,
             "level_percent": self.level_percent,
             "used_bytes": self.used_bytes,
             "limit_bytes": self.limit_bytes,
@@ -167,6 +191,8 @@ class Event:
             period_end=_moment(line["period_end"]),
             # Those of before this was a field are in ledgers.
             added=_moment(line.get("added")),
+            network=line.get("network"),
+            country=line.get("country"),
             cgroups=tuple(line["cgroups"]),
             pids=tuple(line["pids"]),
             **{name: line[name] for name in _PLAIN},
@@ -196,6 +222,8 @@ _VARIABLES: Final = {
     "USER": "user",
     "LINK": "link",
     "PROFILE": "profile",
+    "NETWORK": "network",
+    "COUNTRY": "country",
     "LEVEL_PERCENT": "level_percent",
     "USED_BYTES": "used_bytes",
     "LIMIT_BYTES": "limit_bytes",
@@ -214,6 +242,8 @@ _MESSAGES: Final = {
     EventType.APP_RAPID_USE: "app {app}: {used} from {begin} to {end}",
     EventType.LINK_UP: "link {link}: it is there and counted",
     EventType.LINK_DOWN: "link {link}: it is gone",
+    EventType.ROAMING_STARTED: "link {link}: roaming in {country}, network {network}",
+    EventType.ROAMING_ENDED: "link {link}: at home again, network {network}",
     EventType.TRACER_GAP: "nothing was counted of {link} from {begin} to {end}: {cause}",
 }
 
@@ -226,6 +256,20 @@ def link_up(link: str, time: datetime) -> Event:
 def link_down(link: str, time: datetime) -> Event:
     """A link is gone."""
     return Event(type=EventType.LINK_DOWN, time=time, link=link)
+
+
+def roaming_changed(link: str, before: Identity, after: Identity, time: datetime) -> Event | None:
+    """A link has begun to roam, or is at home again; None if neither is known."""
+    if after.roaming is None or after.roaming is bool(before.roaming):
+        return None
+    return Event(
+        type=EventType.ROAMING_STARTED if after.roaming else EventType.ROAMING_ENDED,
+        time=time,
+        link=link,
+        profile=after.profile,
+        network=str(after.operator) if after.operator else None,
+        country=after.country,
+    )
 
 
 def tracer_gap(link: str | None, begin: datetime, end: datetime, cause: str) -> Event:
@@ -258,6 +302,10 @@ def example(kind: EventType, time: datetime) -> Event:
             fields = {"period_begin": minute, "period_end": time, "used_bytes": 104_857_600} | app | link
         case EventType.LINK_UP | EventType.LINK_DOWN:
             fields = link
+        case EventType.ROAMING_STARTED:
+            fields = link | {"network": "232-01 A1", "country": "AT"}
+        case EventType.ROAMING_ENDED:
+            fields = link | {"network": "262-01 Telekom.de", "country": "DE"}
         case EventType.TRACER_GAP:
             fields = {"period_begin": begin, "period_end": time, "cause": "down", "link": "wwan0"}
     return Event(type=kind, time=time, **fields)

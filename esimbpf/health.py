@@ -50,6 +50,8 @@ class QuotaHealth:
     """What may still pass before anything is done; 0 if it is used up, None if nothing is ever done."""
     reaches: bool
     """Whether the kernel knows anything by which somebody would be meant."""
+    elsewhere: bool = False
+    """Whether it is about no link as they are now: with another SIM profile, at home, or abroad."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ def _limit(quota: QuotaHealth, name: str | None, standing: Standing | None, agre
 
 
 def _state(quota: QuotaHealth) -> State:
-    if quota.remaining_bytes is None:
+    if quota.remaining_bytes is None or quota.elsewhere:
         return State.NOT_IN_FORCE
     return State.IN_FORCE if quota.remaining_bytes else State.EXCEEDED
 

@@ -232,6 +232,14 @@ class Quota:
         """`config`, or `state` for what was added with the command line."""
         return "config" if self.place else "state"
 
+    def is_about(self, link: str, profile: str | None, roaming: bool | None) -> bool:
+        """Whether what moves over a link with a SIM profile, abroad or at home, is used of it; None is unknown."""
+        return (
+            self.link in ("", link)
+            and self.profile in ("", profile)
+            and (self.when is None or roaming is (self.when is When.ROAMING))
+        )
+
     def to_json(self) -> dict[str, Any]:
         """As it is kept, with the fields of the configuration; version 1."""
         match self.whom:
@@ -588,8 +596,7 @@ class Standing:
     @property
     def enforceable(self) -> bool:
         """Whether anything is to be done at the limit."""
-        # Whether one is abroad, and with which SIM, is not known yet.
-        return not (self.held or self.period is None or self.kept.quota.profile or self.kept.quota.when)
+        return not (self.held or self.period is None)
 
     @property
     def state(self) -> State:

@@ -94,6 +94,7 @@ def _quotas(engine: pins.PinnedEngine) -> dict[int, QuotaHealth]:
                 rule.bytes_per_s,
                 None if rule.stop_at_bytes == NEVER else max(0, rule.stop_at_bytes - quotas.used_bytes(number)),
                 number in about_anybody,
+                elsewhere=not rule.links,
             )
             for number, rule in quotas.rules().items()
         }

@@ -117,12 +117,13 @@ CREATE TABLE gap (
     UNIQUE (begin_s, link_id, cause)
 ) STRICT;
 
--- Since when each link is known, and until when it was counted, in which boot.
+-- Since when each link is known, and until when it was counted, in which boot, and as what it was known then.
 CREATE TABLE counted (
     link_id INTEGER PRIMARY KEY REFERENCES link (id),
     since_s REAL NOT NULL,
     until_s REAL NOT NULL,
-    boot_id TEXT NOT NULL
+    boot_id TEXT NOT NULL,
+    identity_id INTEGER NOT NULL DEFAULT 1 REFERENCES identity (id)
 ) STRICT;
 
 -- An attachment in the kernel, and how far it has been folded in: when by the wall, since boot with and without the

@@ -17,7 +17,7 @@ from esimbpf.apps import process_name
 from esimbpf.attribution import Namer
 from esimbpf.difference import KIND_OF_SLOT, Difference, Standing, sum_of
 from esimbpf.ledger.database import transaction
-from esimbpf.ledger.identities import ids_of
+from esimbpf.ledger.identities import ids_of, key_of, key_when_counted_last
 from esimbpf.model import NOTHING, Counters, Kind, Process
 from esimbpf.modem.identity import UNKNOWN, Identity
 from esimbpf.snapshot import ReservedSlot, Snapshot
@@ -137,6 +137,7 @@ class Folding:
             if link in numbers
         }
         self._first = True
+        self._last_identities = [key_when_counted_last(db, link) for link in self._links]
         self._differences = [Difference(attachment.sees_all, self._standing(link)) for link in self._links]
 
     @property
@@ -170,7 +171,10 @@ class Folding:
     def _join(self, number: int, attachment: Attachment, link: int, debt: Counters, now_s: float) -> None:
         """Note that a link is counted by an attachment from now on."""
         self._note_downtime(attachment, link, now_s)
-        self._db.execute("INSERT OR IGNORE INTO counted VALUES (?, ?, ?, ?)", (link, now_s, now_s, attachment.boot_id))
+        self._db.execute(
+            "INSERT OR IGNORE INTO counted (link_id, since_s, until_s, boot_id) VALUES (?, ?, ?, ?)",
+            (link, now_s, now_s, attachment.boot_id),
+        )
         self._db.execute("INSERT INTO folded_kind VALUES (?, ?, ?, ?, ?, ?, ?)", (number, link, _DEBT, *_four(debt)))
 
     def _note_downtime(self, attachment: Attachment, link: int, until_s: float) -> None:
@@ -226,14 +230,26 @@ class Folding:
         # What a short interval has moved stands in the minute in which most of it lies.
         begin_s = int(end_s if away else end_s - awake_s / 2) // MINUTE_S * MINUTE_S
         for number, link in enumerate(self._links):
-            self._take_link(number, link, begin_s, snapshot)
+            self._take_link(number, link, begin_s, self._identity(number, away), snapshot)
         self._last_ns, self._last_awake_ns = snapshot.boottime_ns, snapshot.awake_ns
         self._last_s = end_s
+        self._last_identities = [key_of(self._known(name)) for name in self._attachment.links]
         self._first = False
 
-    def _take_link(self, number: int, link: int, begin_s: int, snapshot: Snapshot) -> None:
+    def _known(self, name: str) -> Identity:
+        """As what a link is known now."""
+        return self.identities.get(name, UNKNOWN)
+
+    def _identity(self, number: int, away: bool) -> Identity:
+        """On whose account a link has moved what it has moved since the last snapshot.
+
+        Of a time in which nobody looked that is known only if nothing has changed in it.
+        """
+        now = self._known(self._attachment.links[number])
+        return UNKNOWN if away and key_of(now) != self._last_identities[number] else now
+
+    def _take_link(self, number: int, link: int, begin_s: int, identity: Identity, snapshot: Snapshot) -> None:
         delta = self._differences[number].advance(snapshot.links[number], snapshot.boottime_ns)
-        identity = self.identities.get(self._attachment.links[number], UNKNOWN)
         for slot, added in delta.processes.items():
             before = self._cumulative.get((number, slot), NOTHING)
             moved = added - before if self._first else added
@@ -276,7 +292,7 @@ class Folding:
         with transaction(db):
             keys = pending.counters.keys() | pending.blocked.keys()
             apps = _ids_of(db, "app", "name", {key.app for key in keys if key.kind == Kind.APP})
-            identities = ids_of(db, {key.identity for key in keys})
+            identities = ids_of(db, {key.identity for key in keys} | set(map(self._known, self._attachment.links)))
             for table, step, added in (
                 ("minute", MINUTE_S, pending.counters),
                 ("quarter", QUARTER_S, pending.counters),
@@ -330,8 +346,11 @@ class Folding:
                 "INSERT OR REPLACE INTO gap (begin_s, end_s, link_id, cause) VALUES (?, ?, ?, ?)", pending.gaps
             )
             db.executemany(
-                "UPDATE counted SET until_s = ?, boot_id = ? WHERE link_id = ?",
-                [(self._last_s, self._attachment.boot_id, link) for link in self._links],
+                "UPDATE counted SET until_s = ?, boot_id = ?, identity_id = ? WHERE link_id = ?",
+                [
+                    (self._last_s, self._attachment.boot_id, identities[self._known(name)], link)
+                    for name, link in zip(self._attachment.links, self._links, strict=True)
+                ],
             )
             db.execute(
                 "UPDATE attachment SET folded_s = ?, folded_boottime_ns = ?, folded_awake_ns = ? WHERE id = ?",

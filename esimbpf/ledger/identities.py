@@ -8,10 +8,35 @@ from typing import Final
 
 from esimbpf.modem.identity import Identity
 
-__all__ = ["UNKNOWN", "ids_of"]
+__all__ = ["UNKNOWN", "Key", "ids_of", "key_of", "key_when_counted_last"]
 
 UNKNOWN: Final = "unknown"
 """Stands for a SIM profile, or whatever else, that is not known."""
+
+Key = tuple[str, str, int, str, str]
+"""What tells identities apart: ICCID, network, roaming, country and technology, as the tables have them."""
+
+
+def key_of(identity: Identity) -> Key:
+    """An identity's."""
+    operator = identity.operator
+    return (
+        identity.profile or UNKNOWN,
+        str(operator.plmn) if operator and operator.plmn else "",
+        -1 if identity.roaming is None else int(identity.roaming),
+        identity.country or "",
+        identity.technology or "",
+    )
+
+
+def key_when_counted_last(db: sqlite3.Connection, link: int) -> Key:
+    """That of a link when it was counted last."""
+    found: Key = db.execute(
+        "SELECT iccid, network, roaming, country, technology FROM counted JOIN identity ON identity.id = identity_id "
+        "JOIN profile ON profile.id = profile_id WHERE link_id = ?",
+        (link,),
+    ).fetchone()
+    return found
 
 
 def ids_of(db: sqlite3.Connection, identities: Iterable[Identity]) -> Mapping[Identity, int]:
@@ -20,29 +45,18 @@ def ids_of(db: sqlite3.Connection, identities: Iterable[Identity]) -> Mapping[Id
 
 
 def _id_of(db: sqlite3.Connection, identity: Identity) -> int:
-    operator = identity.operator
-    network = str(operator.plmn) if operator and operator.plmn else ""
-    iccid = identity.profile or UNKNOWN
+    iccid, network, *rest = key_of(identity)
     db.execute("INSERT OR IGNORE INTO profile (iccid) VALUES (?)", (iccid,))
     if identity.esim is not None:
         db.execute("UPDATE profile SET esim = :esim WHERE iccid = :iccid", {"esim": identity.esim, "iccid": iccid})
-    if operator and network and operator.name:
-        db.execute(
-            "INSERT INTO network VALUES (?, ?) ON CONFLICT DO UPDATE SET name = excluded.name", (network, operator.name)
-        )
+    if identity.operator and network and identity.operator.name:
+        db.execute("INSERT OR REPLACE INTO network VALUES (?, ?)", (network, identity.operator.name))
     (profile_id,) = db.execute("SELECT id FROM profile WHERE iccid = ?", (iccid,)).fetchone()
-    row = (
-        profile_id,
-        network,
-        -1 if identity.roaming is None else int(identity.roaming),
-        identity.country or "",
-        identity.technology or "",
-    )
+    row = (profile_id, network, *rest)
     db.execute(
         "INSERT OR IGNORE INTO identity (profile_id, network, roaming, country, technology) VALUES (?, ?, ?, ?, ?)", row
     )
     found: int = db.execute(
-        "SELECT id FROM identity WHERE (profile_id, network, roaming, country, technology) = (?, ?, ?, ?, ?)",
-        row,
+        "SELECT id FROM identity WHERE (profile_id, network, roaming, country, technology) = (?, ?, ?, ?, ?)", row
     ).fetchone()[0]
     return found

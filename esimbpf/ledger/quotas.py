@@ -36,7 +36,6 @@ from esimbpf.quota import (
     Record,
     Standing,
     User,
-    When,
     advance,
     check_room,
     period_at,
@@ -345,9 +344,7 @@ def _counted(ledger: _Ledger, one: Kept, period: Span) -> int:
 
 
 def _concerns(quota: Quota, row: Usage) -> bool:
-    if quota.link not in ("", row.link) or quota.profile not in ("", row.profile):
-        return False
-    if quota.when and row.roaming is not (quota.when is When.ROAMING):
+    if not quota.is_about(row.link, row.profile, row.roaming):
         return False
     match quota.whom:
         case App(name):

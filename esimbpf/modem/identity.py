@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from esimbpf.modem.model import Bearer, Modem, Operator, Registration
+from esimbpf.modem.numbering import masked
 
-__all__ = ["NO_MODEM", "UNKNOWN", "Identity", "LinkStatus", "identity_of", "link_statuses", "runs_ppp"]
+__all__ = ["NO_MODEM", "UNKNOWN", "Identity", "LinkStatus", "identity_of", "in_words", "link_statuses", "runs_ppp"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,16 @@ def identity_of(modem: Modem) -> Identity:
         country=operator.plmn.country if operator and operator.plmn else None,
         technology=modem.technology if registered else None,
     )
+
+
+def in_words(identity: Identity) -> str:
+    """For a log: network and technology, home or abroad, and the profile, masked."""
+    if identity == UNKNOWN:
+        return "SIM profile and network are not known"
+    where = {None: "not registered", False: "at home", True: f"roaming in {identity.country or 'an unknown country'}"}
+    profile = f"SIM profile {masked(identity.profile)}" if identity.profile else "SIM profile unknown"
+    words = (profile, where[identity.roaming], str(identity.operator or ""), identity.technology or "")
+    return ", ".join(filter(None, words))
 
 
 def runs_ppp(modem: Modem, bearer: Bearer) -> bool:

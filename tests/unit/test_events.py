@@ -35,6 +35,8 @@ def test_an_event_reads_as_designed() -> None:
         "user": "nobody",
         "link": "wwan0",
         "profile": "8949000000000000001",
+        "network": None,
+        "country": None,
         "level_percent": 80,
         "used_bytes": 800_004_711,
         "limit_bytes": 1_000_000_000,
@@ -119,6 +121,7 @@ def test_subjects_name_what_is_kept_in_order() -> None:
         *["plan:link:wwan0"] * 2,
         *["app:example-app"] * 2,
         *["link:wwan0"] * 2,
+        *["roaming:wwan0"] * 2,
         "tracer:wwan0",
     ]
     assert tracer_gap(None, NOW, NOW, "down").subject == "tracer"

@@ -59,7 +59,7 @@ def health(*quotas: QuotaHealth, **changed: Any) -> Health:
         (USED_UP, agreed(stands(), period=YESTERDAY), State.EXCEEDED, Pending.RESET),
         (USED_UP, agreed(stands(paused=True)), State.EXCEEDED, Pending.HELD),
         (USED_UP, agreed(stands(period=None)), State.EXCEEDED, Pending.HELD),
-        (USED_UP, agreed(stands(when="roaming")), State.EXCEEDED, Pending.HELD),
+        (replace(USED_UP, elsewhere=True), agreed(stands(when="roaming")), State.NOT_IN_FORCE, None),
         (USED_UP, agreed(stands(snoozed_until=NOW)), State.EXCEEDED, None),
         (replace(USED_UP, remaining_bytes=None), agreed(stands(paused=True)), State.NOT_IN_FORCE, None),
         (
