@@ -34,6 +34,7 @@ from typing import Any, Final
 
 from esimbpf.apps import Rule
 from esimbpf.errors import CannotError, UsageError
+from esimbpf.fields import as_given, naming
 from esimbpf.hooks import HOOKS_DIR, Hook, parse_hook, parse_hooks_dir, parse_unique
 from esimbpf.quota import FIELDS, Quota, check_room, parse_quota
 from esimbpf.text import printable
@@ -84,11 +85,11 @@ def read(path: Path | None = None) -> Config:
     if len(content) > _LARGEST_BYTES:
         raise UsageError(f"the configuration file {_shown(path)} is larger than 1 MiB", "it holds rules, not data")
     try:
-        said = parse(content.decode())
+        text = content.decode()
     except UnicodeDecodeError as error:
         raise UsageError(f"{_shown(path)} is not UTF-8 text", "TOML files are; see the README") from error
-    except UsageError as error:
-        raise UsageError(f"{_shown(path)}: {error.message}", error.hint) from error
+    with naming(f"{_shown(path)}:"):
+        said = parse(text)
     return replace(said, quotas=tuple(replace(one, place=f"{one.place} of {_shown(path)}") for one in said.quotas))
 
 
@@ -96,7 +97,7 @@ def parse(text: str) -> Config:
     """The configuration in a TOML text; UsageError if it is none, or says what nobody understands."""
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, and what int() says of thousands of digits
         raise UsageError(f"this is not TOML: {printable(str(error))}", "see the README for an example") from error
     _only_known(content, frozenset({"app", "hook", "hooks_dir", "quota"}), "the file")
     hooks = [parse_hook(entry, f"[[hook]] number {number}") for number, entry in enumerate(_tables(content, "hook"), 1)]
@@ -121,11 +122,11 @@ def _rule(entry: Mapping[str, Any], number: int) -> Rule:
     _only_known(entry, known, where)
     for key, value in entry.items():
         if not isinstance(value, str):
-            raise UsageError(f"{key} of {where} is no text", f'write it in quotation marks: {key} = "…"')
-    try:
+            raise UsageError(
+                f"{key} of {where} is {as_given(value)}, and no text", f'write it in quotation marks: {key} = "…"'
+            )
+    with naming(f"{where}:"):
         return Rule(**({"name": ""} | dict(entry)))
-    except UsageError as error:
-        raise UsageError(f"{where}: {error.message}", error.hint) from error
 
 
 def _quotas(entries: Sequence[Mapping[str, Any]]) -> tuple[Quota, ...]:
@@ -134,10 +135,8 @@ def _quotas(entries: Sequence[Mapping[str, Any]]) -> tuple[Quota, ...]:
     for number, entry in enumerate(entries, 1):
         where = f"[[quota]] number {number}"
         _only_known(entry, FIELDS, where)
-        try:
+        with naming(f"{where}:"):
             quota = parse_quota(entry, where)
-        except UsageError as error:
-            raise UsageError(f"{where}: {error.message}", error.hint) from error
         if quota.name in places:
             raise UsageError(f"{where}: name {quota.name!r} is taken by {places[quota.name]}", "give another name")
         places[quota.name] = where

@@ -30,6 +30,7 @@ from typing import Any, Final
 
 from esimbpf.errors import CannotError, UsageError
 from esimbpf.events import EventType
+from esimbpf.fields import as_given
 from esimbpf.text import printable
 from esimbpf.trust import changeable
 
@@ -125,7 +126,9 @@ def parse_unique(hooks: Sequence[Hook]) -> tuple[Hook, ...]:
 def parse_hooks_dir(value: object) -> Path:
     """The folder in the place of /etc/esimbpf/hooks.d; UsageError if it is no whole path."""
     if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
-        raise UsageError(f"hooks_dir is {_given(value)}, and no whole path", f'for example: hooks_dir = "{HOOKS_DIR}"')
+        raise UsageError(
+            f"hooks_dir is {as_given(value)}, and no whole path", f'for example: hooks_dir = "{HOOKS_DIR}"'
+        )
     return Path(value)
 
 
@@ -245,12 +248,12 @@ def _command(value: object, where: str) -> tuple[str, ...]:
     words = value if isinstance(value, list) else []
     if not words or not all(isinstance(word, str) and "\0" not in word for word in words):
         raise UsageError(
-            f"command of {where} is {_given(value)}, and no list of words",
+            f"command of {where} is {as_given(value)}, and no list of words",
             'the program and its arguments, without a shell: command = ["/usr/local/bin/tell-me", "--quietly"]',
         )
     if not words[0].startswith("/"):
         raise UsageError(
-            f"command of {where} begins with {_given(words[0])}, and not with a whole path",
+            f"command of {where} begins with {as_given(words[0])}, and not with a whole path",
             'for example: command = ["/usr/local/bin/tell-me"]',
         )
     return tuple(words)
@@ -259,7 +262,7 @@ def _command(value: object, where: str) -> tuple[str, ...]:
 def _name(value: object, where: str, key: str) -> str:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise UsageError(
-            f"{key} of {where} is {_given(value)}, and no usable name",
+            f"{key} of {where} is {as_given(value)}, and no usable name",
             "up to 100 letters, digits and _ . @ + -, the first one a letter or digit",
         )
     return value
@@ -268,17 +271,18 @@ def _name(value: object, where: str, key: str) -> str:
 def _events(value: object, where: str) -> tuple[str, ...]:
     allowed = f"the events are {', '.join(EventType)}; * stands for anything"
     if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
-        raise UsageError(f"events of {where} is {_given(value)}, and no list of events", allowed)
+        raise UsageError(f"events of {where} is {as_given(value)}, and no list of events", allowed)
     for pattern in value:
         if not any(fnmatchcase(kind.value, pattern) for kind in EventType):
-            raise UsageError(f"events of {where} has {_given(pattern)}, which no event fits", allowed)
+            raise UsageError(f"events of {where} has {as_given(pattern)}, which no event fits", allowed)
     return tuple(value)
 
 
 def _user(value: object, where: str) -> str:
     if not isinstance(value, str) or not _USER.fullmatch(value):
         raise UsageError(
-            f"user of {where} is {_given(value)}, and no user's name", f'for example: user = "{DEFAULT_USER}"'
+            f"user of {where} is {as_given(value)}, and no user's name",
+            f'one that `getent passwd` has, for example: user = "{DEFAULT_USER}"',
         )
     return value
 
@@ -286,11 +290,8 @@ def _user(value: object, where: str) -> str:
 def _timeout_s(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not _SHORTEST_S <= value <= _LONGEST_S:
         raise UsageError(
-            f"timeout_s of {where} is {_given(value)}, and no number of seconds from {_SHORTEST_S:g} to {_LONGEST_S:g}",
+            f"timeout_s of {where} is {as_given(value)}, and no number of seconds "
+            f"from {_SHORTEST_S:g} to {_LONGEST_S:g}",
             f"for example: timeout_s = {DEFAULT_TIMEOUT_S:g}",
         )
     return float(value)
-
-
-def _given(value: object) -> str:
-    return printable(repr(value) if not isinstance(value, bool) else str(value).lower())[:100]

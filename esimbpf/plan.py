@@ -5,20 +5,26 @@ All amounts are billable bytes of both directions. Money is exact (Decimal); onl
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Final, Literal
 
 from esimbpf.errors import UsageError
+from esimbpf.fields import naming
+from esimbpf.quota import parse_levels
 from esimbpf.spans import Cycle, EveryDays, Monthly, Once, Span, cycle_at, day_at, days_of, first_instant, zone_named
 from esimbpf.text import printable
 from esimbpf.units import parse_rate, parse_size
 
 __all__ = ["Assessment", "DayUse", "Plan", "assess", "parse_cycle", "parse_end"]
 
+MOST_PERCENT: Final = 1000
+"""Of the allowance, at which to warn."""
 FEWEST_DAYS: Final = 3
 """From fewer days nothing is forecast."""
 RECENT_DAYS: Final = 14
@@ -59,15 +65,12 @@ class Plan:
     def __post_init__(self) -> None:
         if self.allowance_bytes <= 0:
             raise UsageError(
-                f"an allowance of {printable(self.allowance)} has nothing to be counted against", "for example: 10GB"
+                f"allowance {printable(self.allowance)!r} has nothing to be counted against",
+                "give more than 0 bytes, for example: 10GB",
             )
         zone_named(self.zone)
         parse_size(self.used or "0")
-        if not all(1 <= percent <= 1000 for percent in self.warn):
-            levels = ",".join(map(str, self.warn))
-            raise UsageError(
-                f"--warn {levels} is not at 1 to 1000 percent of the allowance", "for example: --warn 80,95"
-            )
+        parse_levels(list(self.warn), MOST_PERCENT)
 
     @property
     def allowance_bytes(self) -> int:
@@ -129,20 +132,18 @@ def parse_cycle(text: str) -> Cycle:
     Raises UsageError.
     """
     parts = text.lower().split(":")
-    try:
+    with naming(f"cycle {printable(text)!r}:"), suppress(ValueError):
         match parts:
             case ["monthly", day]:
-                return Monthly(int(day))
+                return Monthly(_number(day))
             case ["once", days]:
                 return Once(_days(days))
             case ["once", days, first]:
                 return Once(_days(days), _date(first))
             case [days, first]:
                 return EveryDays(_days(days), _date(first))
-    except ValueError:
-        pass
     raise UsageError(
-        f"{printable(text)!r} is no cycle",
+        f"cycle {printable(text)!r} is no cycle",
         "write it as monthly:15 (from the 15th), 30d:2026-11-01 (every 30 days from then), once:7d (7 days from the "
         "first use) or once:7d:2026-11-20",
     )
@@ -162,7 +163,14 @@ def _date(text: str) -> date:
 def _days(text: str) -> int:
     if not text.endswith("d"):
         raise ValueError(text)
-    return int(text[:-1])
+    return _number(text[:-1])
+
+
+def _number(text: str) -> int:
+    """int() takes more than people mean: signs, spaces, underscores, the digits of all scripts."""
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise ValueError(text)
+    return int(text)
 
 
 def cycle_text(cycle: Cycle) -> str:
@@ -180,29 +188,34 @@ def cycle_text(cycle: Cycle) -> str:
 
 def parse_end(text: str) -> dict[str, Any]:
     """What happens at the end: `cut`, `throttled:64kbit`, `billed:0.01EUR/MB`; the plan's fields. Raises UsageError."""
-    kind, _, rest = text.partition(":")
-    if kind == "cut" and not rest:
+    if text == "cut":
         return {"at_end": "cut"}
+    kind, colon, rest = text.partition(":")
     if kind == "throttled":
-        if rest:
-            parse_rate(rest)
+        if colon:
+            with naming(f"then {printable(text)!r}:"):
+                parse_rate(rest)
         return {"at_end": "throttled", "rate": rest}
-    if kind == "billed":
-        price, _, per = rest.partition("/")
-        digits = price.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz€$£¥ ")
-        try:
-            amount = Decimal(digits)
-        except InvalidOperation:
-            amount = Decimal(-1)
-        if amount.is_finite() and amount >= 0 and per:
-            try:
-                unit = parse_size(f"1{per}")
-            except UsageError as error:
-                raise UsageError(f"{printable(per)!r} is no unit of size", "for example: billed:0.01EUR/MB") from error
-            return {"at_end": "billed", "price": amount, "price_per": unit, "currency": price[len(digits) :].strip()}
+    price = _PRICE.fullmatch(rest) if kind == "billed" else None
+    if price:
+        per = price["per"]
+        unit = 0
+        with suppress(UsageError):
+            unit = parse_size(per if per[0].isdecimal() else f"1{per}")
+        if not unit:
+            raise UsageError(
+                f"then {printable(text)!r}: {printable(per)!r} is no unit of size",
+                "give one as MB, GiB or 100MB: billed:0.01EUR/MB",
+            )
+        currency = price["currency"].strip()
+        return {"at_end": "billed", "price": Decimal(price["amount"]), "price_per": unit, "currency": currency}
     raise UsageError(
-        f"{printable(text)!r} does not say what happens at the end", "write cut, throttled:64kbit or billed:0.01EUR/MB"
+        f"then {printable(text)!r} does not say what happens at the end",
+        "write cut, throttled:64kbit or billed:0.01EUR/MB",
     )
+
+
+_PRICE: Final = re.compile(r"(?P<amount>[0-9]{1,9}(?:\.[0-9]{1,9})?)(?P<currency>[A-Za-z€$£¥ ]*)/(?P<per>.+)")
 
 
 @dataclass(frozen=True, slots=True)

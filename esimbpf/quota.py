@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import Any, Final, TypeVar
 
 from esimbpf.errors import UsageError
+from esimbpf.fields import as_given, naming
 from esimbpf.spans import Cycle, Per, Span, cycle_at, span_at
 from esimbpf.text import printable
 from esimbpf.units import parse_rate, parse_size
@@ -52,6 +53,7 @@ __all__ = [
     "checked_text",
     "choice",
     "parse_duration",
+    "parse_levels",
     "parse_quota",
     "period_at",
     "whom_text",
@@ -315,13 +317,13 @@ def parse_quota(fields: Mapping[str, Any], place: str = "") -> Quota:
         name=name,
         whom=_whom(given),
         limit=_limit(given),
-        per=choice(QuotaPer, "per", _text(given, "per", _choices(QuotaPer))),
+        per=_choice(given, QuotaPer, "per"),
         action=_action(_text(given, "do", _ACTIONS)),
-        direction=choice(Direction, "direction", _text(given, "direction") or Direction.BOTH),
-        link=checked_link(_text(given, "link")) if "link" in given else "",
-        profile=checked_text("profile", _text(given, "profile")) if "profile" in given else "",
-        when=choice(When, "when", _text(given, "when")) if "when" in given else None,
-        warn=_warn(given["warn"]) if "warn" in given else (80, 95),
+        direction=_choice(given, Direction, "direction") if "direction" in given else Direction.BOTH,
+        link=checked_link(_text(given, "link", _VISIBLE)) if "link" in given else "",
+        profile=checked_text("profile", _text(given, "profile", _VISIBLE)) if "profile" in given else "",
+        when=_choice(given, When, "when") if "when" in given else None,
+        warn=parse_levels(given["warn"], LIMIT - 1) if "warn" in given else (80, 95),
         place=place,
     )
     if not quota.limit_bytes and quota.action.then is not Then.BLOCK:
@@ -331,15 +333,18 @@ def parse_quota(fields: Mapping[str, Any], place: str = "") -> Quota:
     return quota
 
 
-def _text(given: Mapping[str, Any], field: str, allowed: str = "") -> str:
-    """What was given as text; with `allowed` there must be some."""
-    value = given.get(field, "")
+_VISIBLE: Final = "characters that can be seen"
+
+
+def _text(given: Mapping[str, Any], field: str, allowed: str) -> str:
+    """What was given as text."""
+    if field not in given:
+        raise UsageError(f"{field} is missing", f"give it: {allowed}")
+    value = given[field]
     if not isinstance(value, str):
         raise UsageError(
-            f"{field} {printable(str(value))!r} is no text", f'write it in quotation marks: {field} = "{value}"'
+            f"{field} {as_given(value)} is no text", f'write it in quotation marks: {field} = "…", with {allowed}'
         )
-    if allowed and field not in given:
-        raise UsageError(f"{field} is missing", f"give it: {allowed}")
     return value
 
 
@@ -362,7 +367,10 @@ def _name(text: str) -> str:
 def checked_link(text: str) -> str:
     """The name of a link, which need not be there; UsageError if no link can have it."""
     if "/" in text or " " in text or text in (".", ".."):
-        raise UsageError(f"link {printable(text)!r} is no interface's name", "esimbpf links shows which there are")
+        raise UsageError(
+            f"link {printable(text)!r} is no interface's name",
+            f"give 1 to {_LONGEST_LINK} characters, no space and no slash; esimbpf links shows which there are",
+        )
     return checked_text("link", text, _LONGEST_LINK)
 
 
@@ -372,7 +380,7 @@ _PATH: Final = 4095
 
 def _whom(given: Mapping[str, Any]) -> Whom:
     if not isinstance(given.get("all", False), bool):
-        raise UsageError(f"all {printable(str(given['all']))!r} is neither true nor false", "write: all = true")
+        raise UsageError(f"all {as_given(given['all'])} is neither true nor false", "write: all = true")
     named = [field for field in _WHOM if given.get(field, False) is not False]
     if len(named) != 1:
         what = f"said {len(named)} times: {', '.join(named)}" if named else "missing"
@@ -381,20 +389,22 @@ def _whom(given: Mapping[str, Any]) -> Whom:
         raise UsageError(f"except goes with all, and {named[0]} was given", "leave except out, or give all")
     match named[0]:
         case "app":
-            return App(checked_text("app", _text(given, "app"), 255))
+            return App(checked_text("app", _text(given, "app", _VISIBLE), 255))
         case "exe":
-            path = checked_text("exe", _text(given, "exe"), _PATH)
+            path = checked_text("exe", _text(given, "exe", "the path of a file"), _PATH)
             if not path.startswith("/") or path.endswith("/"):
                 raise UsageError(f"exe {path!r} is no path of a file from the root on", "for example: /usr/bin/restic")
             return Exe(path)
         case "cgroup":
-            return Cgroup(_cgroup(checked_text("cgroup", _text(given, "cgroup"), _PATH)))
+            return Cgroup(_cgroup(checked_text("cgroup", _text(given, "cgroup", "a path or a unit"), _PATH)))
         case "user":
             user = given["user"]
+            is_id = isinstance(user, int) and not isinstance(user, bool)
+            text = str(user) if is_id else _text(given, "user", "a name or an id")
             try:
-                return User(user_id(str(user) if isinstance(user, int) else _text(given, "user")))
+                return User(user_id(text))
             except UsageError as error:
-                raise UsageError(f"user {printable(str(user))!r} is nobody's name or id", error.hint) from error
+                raise UsageError(f"user {printable(text)!r} is nobody's name or id", error.hint) from error
         case _:
             return Everybody(_except(given.get("except", ())))
 
@@ -414,7 +424,7 @@ def _cgroup(text: str) -> str:
 def _except(given: object) -> tuple[str, ...]:
     apps = [given] if isinstance(given, str) else given
     if not isinstance(apps, list | tuple) or not all(isinstance(app, str) for app in apps):
-        raise UsageError(f"except {printable(str(given))!r} is no list of apps", 'write: except = ["ssh", "backup"]')
+        raise UsageError(f"except {as_given(given)} is no list of apps", 'write: except = ["ssh", "backup"]')
     return tuple(dict.fromkeys(checked_text("except", app, 255) for app in apps))
 
 
@@ -422,10 +432,8 @@ def _limit(given: Mapping[str, Any]) -> str:
     limit = given.get("limit")
     text = str(limit) if isinstance(limit, int) and not isinstance(limit, bool) else ""
     text = text or _text(given, "limit", "a size as 500MB, 1.5GiB or 1200B")
-    try:
+    with naming("limit"):
         parse_size(text)
-    except UsageError as error:
-        raise UsageError(f"limit {error.message}", error.hint) from error
     return text.strip()
 
 
@@ -438,10 +446,8 @@ def _action(text: str) -> Action:
         raise UsageError(f"do {printable(text)!r} is nothing that can be done", f"give one of: {_ACTIONS}")
     if not colon:
         return Action(Then(kind))
-    try:
+    with naming(f"do {printable(text)!r}:"):
         fits = parse_rate(_SLOWEST) <= parse_rate(rate) <= parse_rate(_FASTEST)
-    except UsageError as error:
-        raise UsageError(f"do {printable(text)!r}: {error.message}", error.hint) from error
     if not fits:
         raise UsageError(
             f"do {printable(text)!r} is too slow or too fast", f"give a rate from {_SLOWEST} to {_FASTEST}"
@@ -449,25 +455,29 @@ def _action(text: str) -> Action:
     return Action(Then.THROTTLE, rate.strip())
 
 
-def _warn(given: object) -> tuple[int, ...]:
-    """Of a list of numbers, or of text as `80,95` or `none`."""
+def parse_levels(given: object, most: int) -> tuple[int, ...]:
+    """Percentages at which to warn, ascending: of a list of numbers up to `most`, or of text as `80,95` or `none`.
+
+    Raises UsageError.
+    """
     if isinstance(given, str):
         parts = [] if given == "none" else [part.strip() for part in given.split(",")]
-        levels = [int(part) if re.fullmatch("[0-9]{1,2}", part) else 0 for part in parts]
+        levels = [int(part) if re.fullmatch("[0-9]{1,4}", part) else 0 for part in parts]
     else:
         levels = [one if type(one) is int else 0 for one in given] if isinstance(given, list | tuple) else [0]
-    if not all(1 <= level < LIMIT for level in levels):
+    if not all(1 <= level <= most for level in levels):
+        always = "; at the limit itself it is always told" if most < LIMIT else ""
         raise UsageError(
-            f"warn {printable(str(given))!r} is no list of percentages",
-            "give numbers from 1 to 99, for example 80,95, or none; at the limit itself it is always told",
+            f"warn {as_given(given)} is no list of percentages",
+            f"give numbers from 1 to {most}, for example 80,95, or none{always}",
         )
     return tuple(sorted(set(levels)))
 
 
-_Choice = TypeVar("_Choice", bound=StrEnum)
+_Chosen = TypeVar("_Chosen", bound=StrEnum)
 
 
-def choice(kind: type[_Choice], field: str, text: str) -> _Choice:
+def choice(kind: type[_Chosen], field: str, text: str) -> _Chosen:
     """What was chosen for a field; UsageError if it is none of what there is."""
     try:
         return kind(text)
@@ -475,6 +485,10 @@ def choice(kind: type[_Choice], field: str, text: str) -> _Choice:
         raise UsageError(
             f"{field} {printable(text)!r} is none of what there is", f"give one of: {_choices(kind)}"
         ) from error
+
+
+def _choice(given: Mapping[str, Any], kind: type[_Chosen], field: str) -> _Chosen:
+    return choice(kind, field, _text(given, field, f"one of: {_choices(kind)}"))
 
 
 def _choices(kind: type[StrEnum]) -> str:

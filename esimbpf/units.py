@@ -64,9 +64,11 @@ def parse_size(text: str) -> int:
     Raises UsageError.
     """
     found = _SIZE.fullmatch(text.strip())
-    amount = int(Decimal(found[1]) * _FACTORS[(found[2] or "").lower()]) if found else -1
-    if not 0 <= amount <= _MOST:
+    if not found:
         raise UsageError(f"{printable(text)!r} is no size", "write it as 500MB, 1.5GiB or 1200B")
+    amount = int(Decimal(found[1]) * _FACTORS[(found[2] or "").lower()])
+    if amount > _MOST:
+        raise UsageError(f"{printable(text)!r} is no size that can be counted", f"give at most {_MOST} bytes")
     return amount
 
 

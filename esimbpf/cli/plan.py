@@ -14,9 +14,11 @@ import typer
 from esimbpf.cli.options import Common
 from esimbpf.cli.report import open_ledger
 from esimbpf.errors import CannotError, UsageError
+from esimbpf.fields import naming
 from esimbpf.ledger import plans
 from esimbpf.ledger.database import FILE_NAME, connect, said
-from esimbpf.plan import Plan, parse_cycle, parse_end
+from esimbpf.plan import MOST_PERCENT, Plan, parse_cycle, parse_end
+from esimbpf.quota import checked_link, checked_text, parse_levels
 from esimbpf.spans import local_zone
 from esimbpf.text import printable
 from esimbpf.units import Units, parse_size
@@ -69,7 +71,7 @@ def set_plan(
             metavar="ZONE", help="In which the carrier's days begin: Europe/Berlin.", show_default="this machine's"
         ),
     ] = None,
-    warn: Annotated[str, typer.Option(metavar="PERCENT,…", help="Levels at which to warn.")] = "80,95",
+    warn: Annotated[str, typer.Option(metavar="PERCENT,…|none", help="Levels at which to warn.")] = "80,95",
 ) -> None:
     """Say what was agreed with the carrier; in the place of what was said before.
 
@@ -79,15 +81,13 @@ def set_plan(
     from esimbpf.kernel.links import list_links
 
     common: Common = context.obj
-    levels = [part.strip() for part in warn.split(",") if part.strip()]
-    if not all(level.isascii() and level.isdecimal() for level in levels):
-        raise UsageError(f"{printable(warn)!r} is no list of percentages", "for example: --warn 80,95")
     if zone is None:
         local = local_zone()
         zone = local.key if isinstance(local, ZoneInfo) and local.key else "UTC"
-    for option, size in (("--allowance", allowance), ("--used", used)):
+    for field, size in (("allowance", allowance), ("used", used)):
         if size is not None:
-            _checked_size(option, size)
+            with naming(field):
+                parse_size(size)
     made = Plan(
         target=_target(link, profile),
         allowance=allowance,
@@ -96,7 +96,7 @@ def set_plan(
         since=datetime.now(UTC),
         used=used,
         rollover=rollover,
-        warn=tuple(map(int, levels)),
+        warn=parse_levels(warn, MOST_PERCENT),
         **parse_end(then),
     )
     path = common.state_dir / FILE_NAME
@@ -129,7 +129,7 @@ def show_plan(
     from esimbpf.sinks.plan import plan_fields, plan_screen
 
     now = datetime.now(UTC)
-    chosen = _target(link, profile) if link or profile else None
+    chosen = _target(link, profile) if link is not None or profile is not None else None
     with open_ledger(context.obj) as db:
         told = [(one, plans.judged(db, one, now)) for one in plans.kept(db) if chosen in (None, one.target)]
     if not told and chosen:
@@ -162,21 +162,18 @@ def remove_plan(context: typer.Context, link: Link = None, profile: Profile = No
     print(f"forgotten: {printable(target)}", file=sys.stderr)
 
 
-def _checked_size(option: str, text: str) -> None:
-    try:
-        parse_size(text)
-    except UsageError as error:
-        raise UsageError(f"{option}: {error.message}", error.hint) from error
-
-
 def _target(link: str | None, profile: str | None) -> str:
     """Whom a plan is for; the one cellular link that is there if nothing is said."""
-    if link and profile:
-        raise UsageError("a plan is for a link or for a profile", "leave one of them out")
-    if profile:
-        return f"profile:{printable(profile)}"
-    if link:
-        return f"link:{printable(link)}"
+    if link is not None and profile is not None:
+        raise UsageError(
+            f"a plan is for a link or for a profile, and link {printable(link)!r} and profile {printable(profile)!r} "
+            "were given",
+            "leave one of them out",
+        )
+    if profile is not None:
+        return f"profile:{checked_text('profile', profile)}"
+    if link is not None:
+        return f"link:{checked_link(link)}"
     from esimbpf.kernel.links import choose, list_links
 
     found = choose((), list_links())

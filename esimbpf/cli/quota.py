@@ -19,6 +19,7 @@ from esimbpf.cli.options import Common
 from esimbpf.cli.report import open_ledger
 from esimbpf.errors import EsimbpfError, UsageError
 from esimbpf.exclusive import holder
+from esimbpf.fields import naming
 from esimbpf.ledger import quotas
 from esimbpf.ledger.database import FILE_NAME, connect, empty, said, transaction
 from esimbpf.quota import App, Exe, Quota, QuotaPer, Standing, parse_duration, parse_quota
@@ -152,10 +153,8 @@ def add(
 def _used(text: str | None) -> int | None:
     if text is None:
         return None
-    try:
+    with naming("used"):
         return parse_size(text)
-    except UsageError as error:
-        raise UsageError(f"used {error.message}", error.hint) from error
 
 
 def _say_added(told: Standing, was_said: bool) -> None:

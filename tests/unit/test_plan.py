@@ -166,6 +166,19 @@ def test_what_is_no_cycle_is_wrong_usage(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "price", "per", "currency"),
+    [
+        ("billed:0.01EUR/MB", "0.01", 10**6, "EUR"),
+        ("billed:2/GiB", "2", 2**30, ""),
+        ("billed:1.50 €/5MB", "1.50", 5 * 10**6, "€"),
+        ("billed:1EUR/0.5GB", "1", 5 * 10**8, "EUR"),
+    ],
+)
+def test_a_price_is_for_a_unit_or_for_so_many_of_it(text: str, price: str, per: int, currency: str) -> None:
+    assert parse_end(text) == {"at_end": "billed", "price": Decimal(price), "price_per": per, "currency": currency}
+
+
+@pytest.mark.parametrize(
     "text", ["", "billed", "billed:x/MB", "billed:1EUR", "billed:-1EUR/MB", "throttled:fast", "cut:x"]
 )
 def test_what_does_not_say_how_it_ends_is_wrong_usage(text: str) -> None:
