@@ -350,7 +350,7 @@ class _Book:
                 thin(self._db, now_s)
                 self._thinned_s = now_s
 
-    def _enforce(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
+    def _enforce(self, before: Mapping[tuple[str, float], int], after: Mapping[tuple[str, float], int]) -> None:
         """Let the kernel go by how the quotas stand; where it has no room for that, what it has had holds on."""
         if self._standings is None:
             return
@@ -364,7 +364,7 @@ class _Book:
         else:
             self._refused = ""
 
-    def _judge(self, now: datetime, counted: Mapping[str, int]) -> None:
+    def _judge(self, now: datetime, counted: Mapping[tuple[str, float], int]) -> None:
         """Say how quotas stand by what is being folded in, and write down with it what is to be told of them."""
         zone, configured = local_zone(), self._config.quotas
         self.events.write_down(now)
@@ -372,10 +372,9 @@ class _Book:
             with transaction(self._db):
                 quotas.note(self._db, configured, now, zone)
                 for one in quotas.kept(self._db, configured, now):
-                    name = one.quota.name
-                    if name in counted and not quotas.ledger_knows(one.quota):
+                    if one.key in counted and not quotas.ledger_knows(one.quota):
                         period = quotas.period_of(self._db, one, now, zone)
-                        quotas.fold_kernel(self._db, one.quota, period, self._attach_id, counted[name])
+                        quotas.fold_kernel(self._db, one.quota, period, self._attach_id, counted[one.key])
                 agreed = quotas.standings(self._db, configured, now, zone)
                 standings = list(agreed)
                 saver = quotas.saver(self._db)

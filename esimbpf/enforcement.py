@@ -77,9 +77,9 @@ class Enforcer:
         """Let go of the maps."""
         self._kernel.close()
 
-    def counters(self) -> dict[str, int]:
-        """By name, what the kernel has ever counted of each quota."""
-        return {name: self._kernel.used_bytes(number) for (name, _), number in self._numbers.items()}
+    def counters(self) -> dict[tuple[str, float], int]:
+        """By its key, what the kernel has ever counted of each quota."""
+        return {key: self._kernel.used_bytes(number) for key, number in self._numbers.items()}
 
     def recall(self, db: sqlite3.Connection) -> None:
         """Know the quotas' numbers as they were given before."""
@@ -100,7 +100,7 @@ class Enforcer:
             numbers = self._numbers
             following = max((number for number in numbers.values() if number < SAVER_QUOTA), default=0) + 1
             for one in standings:
-                key = one.kept.quota.name, one.kept.added.timestamp()
+                key = one.kept.key
                 if key[0] == SAVER:
                     # What it lets nobody use needs no counter of its own.
                     numbers[key] = SAVER_QUOTA
@@ -113,15 +113,15 @@ class Enforcer:
                     db.execute("INSERT INTO quota_number VALUES (?, ?, ?, ?)", (attach_id, following, *key))
                     numbers[key] = following
                     following += 1
-        wanted = {(one.kept.quota.name, one.kept.added.timestamp()) for one in standings}
+        wanted = {one.kept.key for one in standings}
         self._numbers = {key: number for key, number in numbers.items() if key in wanted}
 
     def apply(
         self,
         db: sqlite3.Connection,
         standings: Sequence[Standing],
-        before: Mapping[str, int],
-        after: Mapping[str, int],
+        before: Mapping[tuple[str, float], int],
+        after: Mapping[tuple[str, float], int],
         services: Sequence[Service] = (),
     ) -> None:
         """Let the kernel enforce what stands there now.
@@ -134,8 +134,8 @@ class Enforcer:
         rules: dict[int, KernelRule] = {}
         for one in standings:
             quota = one.kept.quota
-            number = self._numbers[quota.name, one.kept.added.timestamp()]
-            stop_at = self._stop_at(one, before.get(quota.name, 0), after.get(quota.name, 0))
+            number = self._numbers[one.kept.key]
+            stop_at = self._stop_at(one, before.get(one.kept.key, 0), after.get(one.kept.key, 0))
             rules[number] = self._rule(quota, NEVER if stop_at is None else stop_at)
             whom[number] = self._whom_of(db, quota)
         self._kernel.leave_open(OpenServices(sum(OpenServices[one.name] for one in services)))
@@ -156,7 +156,7 @@ class Enforcer:
             # Its use is the kernel's own count.
             after = before
         # While it is about other links, the kernel counts other packets.
-        basis = (one.period, one.kept.said_bytes, one.kept.counted_bytes, self._links_of(quota))
+        basis = (one.kept.key, one.period, one.kept.said_bytes, one.kept.counted_bytes, self._links_of(quota))
         offset = _Offset(basis, before - one.used_bytes, after - one.used_bytes)
         known = self._offsets.get(quota.name)
         offset = known.with_(offset) if known else offset

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
 from typing import Any, Final, TypeVar
@@ -52,11 +52,13 @@ __all__ = [
     "checked_link",
     "checked_text",
     "choice",
+    "counts_alike",
     "parse_duration",
     "parse_levels",
     "parse_quota",
     "period_at",
     "whom_text",
+    "with_changes",
 ]
 
 NEVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
@@ -295,6 +297,22 @@ def check_room(quotas: Sequence[Quota]) -> None:
             )
 
 
+def with_changes(quota: Quota, changes: Mapping[str, Any]) -> Quota:
+    """A quota with other terms: those of its fields that are given, as `parse_quota` takes them.
+
+    Whom it is for is replaced as a whole; None for link, profile or when takes that away.
+    """
+    fields = {key: value for key, value in quota.to_json().items() if key != "v"}
+    if any(field in changes for field in _WHOM):
+        fields = {key: value for key, value in fields.items() if key not in (*_WHOM, "except")}
+    return parse_quota({**fields, **changes})
+
+
+def counts_alike(one: Quota, other: Quota) -> bool:
+    """Whether both count the same bytes in the same periods, whatever is agreed about them."""
+    return replace(one, limit=other.limit, action=other.action, warn=other.warn) == other
+
+
 # -- what people write -------------------------------------------------------------------
 
 FIELDS: Final = frozenset(
@@ -527,6 +545,11 @@ class Kept:
     """What the ledger had of it at `added`, and `said_bytes` stands for."""
     paused: bool = False
     snoozed_until: datetime | None = None
+
+    @property
+    def key(self) -> tuple[str, float]:
+        """Its name and, in seconds, since when it counts: one that was removed and added anew is another one."""
+        return self.quota.name, self.added.timestamp()
 
 
 def period_at(kept: Kept, moment: datetime, zone: tzinfo, cycle: Cycle | None = None) -> Span | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,7 +22,18 @@ from esimbpf.exclusive import holder
 from esimbpf.fields import naming
 from esimbpf.ledger import quotas
 from esimbpf.ledger.database import FILE_NAME, connect, empty, said, transaction
-from esimbpf.quota import App, Exe, Quota, QuotaPer, Standing, parse_duration, parse_quota
+from esimbpf.quota import (
+    FIELDS,
+    App,
+    Exe,
+    Kept,
+    Quota,
+    QuotaPer,
+    Standing,
+    parse_duration,
+    parse_quota,
+    with_changes,
+)
 from esimbpf.spans import local_zone
 from esimbpf.text import printable
 from esimbpf.units import Units, parse_size
@@ -41,63 +52,74 @@ Names = Annotated[list[str], typer.Argument(metavar="NAME…", help="The quotas.
 UnitsOption = Annotated[Units, typer.Option("--units", help="Decimal or binary prefixes.")]
 
 
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="What it is called.", show_default=False)]
+AppOption = Annotated[
+    str | None, typer.Option(metavar="APP", help="For an app, by the name that top shows.", show_default=False)
+]
+ExeOption = Annotated[str | None, typer.Option(metavar="PATH", help="For an executable file.", show_default=False)]
+CgroupOption = Annotated[
+    str | None,
+    typer.Option(metavar="PATH", help="For a cgroup and all below it, or a systemd unit.", show_default=False),
+]
+UserOption = Annotated[str | None, typer.Option(metavar="USER", help="For a user, by name or id.", show_default=False)]
+AllOption = Annotated[bool, typer.Option("--all", metavar="", help="For all that crosses.")]
+ExceptOption = Annotated[
+    list[str] | None,
+    typer.Option("--except", metavar="APP", help="With --all: but for this app. Repeatable.", show_default=False),
+]
+LimitOption = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="For each period: 500MB, 1.5GiB. With block, 0 too.", show_default=False),
+]
+DirectionOption = Annotated[
+    str | None, typer.Option(metavar="both|down|up", help="Which bytes count.", show_default=False)
+]
+PerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="hour|day|week|month|cycle|once",
+        help="The period, in the zone of the link's plan or of this machine. cycle: the plan's; once: for ever.",
+        show_default=False,
+    ),
+]
+LinkOption = Annotated[str | None, typer.Option(metavar="LINK", help="Only on this link.", show_default=False)]
+ProfileOption = Annotated[
+    str | None, typer.Option(metavar="ICCID", help="Only with this SIM profile.", show_default=False)
+]
+WhenOption = Annotated[str | None, typer.Option(metavar="roaming|home", help="Only there.", show_default=False)]
+WarnOption = Annotated[
+    str | None, typer.Option(metavar="PERCENT,…|none", help="Levels at which to warn.", show_default=False)
+]
+DoOption = Annotated[
+    str | None,
+    typer.Option(metavar="notify|block|throttle:RATE", help="What happens at the limit.", show_default=False),
+]
+UsedOption = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="What was used of this period by now.", show_default=False)
+]
+
+
 @quota.command("add")
 def add(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it.", show_default=False)],
-    app: Annotated[
-        str | None, typer.Option(metavar="APP", help="For an app, by the name that top shows.", show_default=False)
-    ] = None,
-    exe: Annotated[str | None, typer.Option(metavar="PATH", help="For an executable file.", show_default=False)] = None,
-    cgroup: Annotated[
-        str | None,
-        typer.Option(metavar="PATH", help="For a cgroup and all below it, or a systemd unit.", show_default=False),
-    ] = None,
-    user: Annotated[
-        str | None, typer.Option(metavar="USER", help="For a user, by name or id.", show_default=False)
-    ] = None,
-    everybody: Annotated[bool, typer.Option("--all", metavar="", help="For all that crosses.")] = False,
-    spared: Annotated[
-        list[str] | None,
-        typer.Option("--except", metavar="APP", help="With --all: but for this app. Repeatable.", show_default=False),
-    ] = None,
-    limit: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="For each period: 500MB, 1.5GiB. With block, 0 too.", show_default=False),
-    ] = None,
-    direction: Annotated[str, typer.Option(metavar="both|down|up", help="Which bytes count.")] = "both",
-    per: Annotated[
-        str | None,
-        typer.Option(
-            metavar="hour|day|week|month|cycle|once",
-            help="The period, in the zone of the link's plan or of this machine. cycle: the plan's; once: for ever.",
-            show_default=False,
-        ),
-    ] = None,
-    link: Annotated[
-        str | None, typer.Option(metavar="LINK", help="Only on this link.", show_default="every link")
-    ] = None,
-    profile: Annotated[
-        str | None, typer.Option(metavar="ICCID", help="Only with this SIM profile.", show_default="every profile")
-    ] = None,
-    when: Annotated[
-        str | None, typer.Option(metavar="roaming|home", help="Only there.", show_default="everywhere")
-    ] = None,
-    warn: Annotated[str, typer.Option(metavar="PERCENT,…|none", help="Levels at which to warn.")] = "80,95",
-    do: Annotated[
-        str | None,
-        typer.Option(metavar="notify|block|throttle:RATE", help="What happens at the limit.", show_default=False),
-    ] = None,
-    used: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="What was used of this period by now.",
-            show_default="what was counted of it for an app, a user or all; else 0",
-        ),
-    ] = None,
+    name: NameArgument,
+    app: AppOption = None,
+    exe: ExeOption = None,
+    cgroup: CgroupOption = None,
+    user: UserOption = None,
+    everybody: AllOption = False,
+    spared: ExceptOption = None,
+    limit: LimitOption = None,
+    direction: DirectionOption = None,
+    per: PerOption = None,
+    link: LinkOption = None,
+    profile: ProfileOption = None,
+    when: WhenOption = None,
+    warn: WarnOption = None,
+    do: DoOption = None,
+    used: UsedOption = None,
 ) -> None:
-    """Add a quota.
+    """Add a quota. If nothing else is said, it counts both directions, holds everywhere, and warns at 80 and 95 %.
 
     What was already used in the running period counts as far as the ledger knows
     it: for an app, a user and all; not for an executable or a cgroup, and not
@@ -110,24 +132,7 @@ def add(
         --do throttle:128kbit
     """
     common: Common = context.obj
-    fields = {
-        "name": name,
-        "app": app,
-        "exe": exe,
-        "cgroup": cgroup,
-        "user": user,
-        "all": everybody,
-        "except": spared or None,
-        "limit": limit,
-        "direction": direction,
-        "per": per,
-        "link": link,
-        "profile": profile,
-        "when": when,
-        "warn": warn,
-        "do": do,
-    }
-    new = parse_quota(fields)
+    new = parse_quota({**_given(context), "name": name})
     said_bytes = _used(used)
     configured = config.read(common.config).quotas
     for one in configured:
@@ -138,16 +143,68 @@ def add(
         # With what the kernel has counted and nobody has folded yet.
         with _ledger(common) as read:
             kept = quotas.added(read, new, now, said_bytes, zone)
-            seen = not isinstance(new.whom, App) or quotas.app_seen(read, new.whom.name)
         quotas.keep(db, kept, configured)
-    with _ledger(common) as read:
-        [told] = [one for one in quotas.standings(read, configured, now, zone) if one.kept.quota.name == new.name]
-    _say_added(told, used is not None)
-    if isinstance(new.whom, App) and not seen:
-        _note(f"no app {new.whom.name!r} was counted yet; esimbpf report shows the names")
-    if isinstance(new.whom, Exe) and not Path(new.whom.path).exists():
-        _note(f"there is no file {new.whom.path}")
-    reach_daemon(common.state_dir)
+    _say_what_holds(common, kept, "" if used is not None else _how_counted(new))
+
+
+@quota.command("set")
+def change(
+    context: typer.Context,
+    name: NameArgument,
+    app: AppOption = None,
+    exe: ExeOption = None,
+    cgroup: CgroupOption = None,
+    user: UserOption = None,
+    everybody: AllOption = False,
+    spared: ExceptOption = None,
+    limit: LimitOption = None,
+    direction: DirectionOption = None,
+    per: PerOption = None,
+    link: LinkOption = None,
+    profile: ProfileOption = None,
+    when: WhenOption = None,
+    anywhere: Annotated[
+        bool, typer.Option("--anywhere", metavar="", help="Without --link, --profile and --when as they were.")
+    ] = False,
+    warn: WarnOption = None,
+    do: DoOption = None,
+    used: UsedOption = None,
+) -> None:
+    """Change a quota in one step: what is given is new, all else stays.
+
+    The old limit holds until the new one does. What was used of the running period
+    stays, and so does what was told of it, when only --limit, --do or --warn is
+    new. When another thing is, or --used is given, it counts like one that is
+    added now. One that is paused stays so.
+
+    [dim]500 MB more today:[/dim] esimbpf quota set backup --limit 1.5GB
+    """
+    common: Common = context.obj
+    changes = _given(context)
+    if not changes and used is None and not anywhere:
+        raise UsageError("nothing is given that is to change", "for example: --limit 2GB; see esimbpf quota set --help")
+    if anywhere:
+        changes = {"link": None, "profile": None, "when": None, **changes}
+    said_bytes = _used(used)
+    configured = config.read(common.config).quotas
+    _see_that_there_are(common, [name], configured)
+    now, zone = datetime.now(UTC), local_zone()
+    with written(common) as db:
+        [old] = quotas.chosen(db, [name], configured, now, zone)
+        if old.kept.quota.place:
+            raise quotas.of_configuration(old.kept.quota, "change it there")
+        new = with_changes(old.kept.quota, changes)
+        with _ledger(common) as read:
+            kept = quotas.changed(read, old.kept, new, now, said_bytes, zone)
+        quotas.put(db, old.kept, kept, configured)
+    stays = "" if used is not None else _how_counted(new) if kept.key != old.kept.key else "as before"
+    _say_what_holds(common, kept, stays)
+
+
+def _given(context: typer.Context) -> dict[str, Any]:
+    """The fields of a quota whose options were given, as they were."""
+    options = context.params | {"all": context.params["everybody"], "except": context.params["spared"]}
+    return {field: options[field] for field in FIELDS - {"name"} if options[field] not in (None, False, ())}
 
 
 def _used(text: str | None) -> int | None:
@@ -157,14 +214,29 @@ def _used(text: str | None) -> int | None:
         return parse_size(text)
 
 
-def _say_added(told: Standing, was_said: bool) -> None:
+def _how_counted(new: Quota) -> str:
+    known = quotas.ledger_knows(new) and new.per is not QuotaPer.ONCE
+    return "as was counted" if known else "counted from now on"
+
+
+def _say_what_holds(common: Common, kept: Kept, how: str) -> None:
+    """Say what was agreed, how much of it is used, how that is known, and what is odd; have the daemon look at it."""
     from esimbpf.sinks.quota import quota_sentence, used_sentence
 
+    whom = kept.quota.whom
+    with _ledger(common) as db:
+        told = quotas.standing(db, kept, datetime.now(UTC), local_zone())
+        seen = not isinstance(whom, App) or quotas.app_seen(db, whom.name)
     sentence = used_sentence(told)
-    if told.period and not was_said:
-        known = quotas.ledger_knows(told.kept.quota) and told.kept.quota.per is not QuotaPer.ONCE
-        sentence = f"{sentence[:-1]}, {'as was counted' if known else 'counted from now on'}."
-    print(f"{quota_sentence(told.kept.quota)}. {sentence}")
+    if told.period and how:
+        sentence = f"{sentence[:-1]}, {how}."
+    held = f" It is {told.state}." if told.held else ""
+    print(f"{quota_sentence(kept.quota)}. {sentence}{held}")
+    if isinstance(whom, App) and not seen:
+        _note(f"no app {whom.name!r} was counted yet; esimbpf report shows the names")
+    if isinstance(whom, Exe) and not Path(whom.path).exists():
+        _note(f"there is no file {whom.path}")
+    reach_daemon(common.state_dir)
 
 
 @quota.command("list")
@@ -332,15 +404,20 @@ def written(common: Common) -> Iterator[sqlite3.Connection]:
 def _changed(common: Common, names: Sequence[str]) -> Iterator[tuple[sqlite3.Connection, Sequence[Quota]]]:
     """The ledger, in which all that is done happens or none of it, and the quotas of the configuration."""
     configured = config.read(common.config).quotas
-    path = common.state_dir / FILE_NAME
-    with said(path):
-        if not path.exists():
-            # No ledger is made for what is not there.
-            for name in names:
-                if name not in {one.name for one in configured}:
-                    raise quotas.unknown(name)
+    _see_that_there_are(common, names, configured)
     with written(common) as db, transaction(db):
         yield db, configured
+
+
+def _see_that_there_are(common: Common, names: Sequence[str], configured: Sequence[Quota]) -> None:
+    """Raises CannotError if there is no ledger, and none is to be made for what is not there."""
+    path = common.state_dir / FILE_NAME
+    with said(path):
+        if path.exists():
+            return
+    for name in names:
+        if name not in {one.name for one in configured}:
+            raise quotas.unknown(name)
 
 
 def reach_daemon(state_dir: Path) -> None:

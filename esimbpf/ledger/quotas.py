@@ -38,6 +38,7 @@ from esimbpf.quota import (
     User,
     advance,
     check_room,
+    counts_alike,
     period_at,
 )
 from esimbpf.saver import Saver
@@ -47,6 +48,7 @@ from esimbpf.text import printable
 __all__ = [
     "added",
     "app_seen",
+    "changed",
     "chosen",
     "drop_saver",
     "fold_kernel",
@@ -56,12 +58,15 @@ __all__ = [
     "kept",
     "ledger_knows",
     "note",
+    "of_configuration",
     "overruled",
     "period_of",
+    "put",
     "record",
     "remove",
     "resume",
     "saver",
+    "standing",
     "standings",
     "unknown",
 ]
@@ -83,8 +88,23 @@ def added(db: sqlite3.Connection, quota: Quota, now: datetime, said_bytes: int |
         if quota.per is not QuotaPer.ONCE:
             return fresh
         fresh = replace(fresh, said_bytes=0)
-    period = _ground(db, quota, zone).period(fresh, now)
+    # What only the kernel counts, it begins to count now.
+    period = _ground(db, quota, zone).period(fresh, now) if ledger_knows(quota) else None
     return replace(fresh, counted_bytes=_counted(_Ledger(db), fresh, period)) if period else fresh
+
+
+def changed(
+    db: sqlite3.Connection, old: Kept, quota: Quota, now: datetime, said_bytes: int | None, zone: tzinfo
+) -> Kept:
+    """A kept quota with other terms; held as it was.
+
+    What was used stays as long as the same is counted in the same periods. Else, and where a person says what was used,
+    it counts as if it had been added now.
+    """
+    if said_bytes is None and counts_alike(old.quota, quota):
+        return replace(old, quota=quota)
+    fresh = added(db, quota, now, said_bytes, zone)
+    return replace(fresh, paused=old.paused, snoozed_until=old.snoozed_until)
 
 
 def keep(db: sqlite3.Connection, new: Kept, configured: Sequence[Quota] = ()) -> None:
@@ -104,6 +124,22 @@ def keep(db: sqlite3.Connection, new: Kept, configured: Sequence[Quota] = ()) ->
         _note(db, new)
 
 
+def put(db: sqlite3.Connection, old: Kept, new: Kept, configured: Sequence[Quota] = ()) -> None:
+    """Put a quota into the place of the one that it was changed from.
+
+    Raises UsageError if there are as many as there may be for the same, CannotError if it is no longer what it was.
+    """
+    name = new.quota.name
+    with transaction(db):
+        there = {one.quota.name: one.quota for one in kept(db, configured, new.added)}
+        if there.pop(name, None) != old.quota:
+            raise CannotError(f"the quota {name!r} has been changed or removed meanwhile", "look at it, and try again")
+        check_room([*there.values(), new.quota])
+        db.execute("UPDATE quota SET quota = ? WHERE name = ?", (json.dumps(new.quota.to_json()), name))
+        if new != replace(old, quota=new.quota):
+            _note(db, new)
+
+
 def _way_out(quota: Quota) -> str:
     if quota.place:
         return "give another name, or change it there"
@@ -115,15 +151,12 @@ def remove(db: sqlite3.Connection, names: Sequence[str], configured: Sequence[Qu
 
     Of two of the same name it is the one that was added with the command line.
     """
-    places = {quota.name: quota.place for quota in configured}
+    by_name = {quota.name: quota for quota in configured}
     with transaction(db):
         for name in dict.fromkeys(names):
             if not db.execute("DELETE FROM quota WHERE name = ?", (name,)).rowcount:
-                if name in places:
-                    raise UsageError(
-                        f"the quota {name!r} stands in the configuration: {places[name]}",
-                        "remove it there, or: esimbpf quota pause",
-                    )
+                if name in by_name:
+                    raise of_configuration(by_name[name], "remove it there, or: esimbpf quota pause")
                 raise unknown(name)
             db.execute("DELETE FROM quota_state WHERE name = ? AND origin = 'state'", (name,))
 
@@ -198,8 +231,12 @@ def _note(db: sqlite3.Connection, new: Kept) -> None:
     """In the place of what was known of another one that had this name."""
     db.execute("DELETE FROM quota_state WHERE name = ?", (new.quota.name,))
     db.execute(
-        "INSERT INTO quota_state (name, origin, added_s, said_bytes, counted_bytes) VALUES (?, ?, ?, ?, ?)",
-        (new.quota.name, new.quota.origin, new.added.timestamp(), new.said_bytes, new.counted_bytes),
+        "INSERT INTO quota_state (name, origin, added_s, said_bytes, counted_bytes, paused, snoozed_until_s) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(new.quota.name, new.quota.origin, new.added.timestamp(), new.said_bytes, new.counted_bytes),
+            *(new.paused, new.snoozed_until and new.snoozed_until.timestamp()),
+        ),
     )
 
 
@@ -213,6 +250,11 @@ def chosen(
         if name not in by_name:
             raise unknown(name)
     return [by_name[name] for name in dict.fromkeys(names)]
+
+
+def of_configuration(quota: Quota, way_out: str) -> UsageError:
+    """The error for a quota that only the configuration can change."""
+    return UsageError(f"the quota {quota.name!r} stands in the configuration: {quota.place}", way_out)
 
 
 def unknown(name: str) -> CannotError:
@@ -264,6 +306,11 @@ def standings(db: sqlite3.Connection, configured: Sequence[Quota], now: datetime
     ledger = _Ledger(db)
     known = list(plans.kept(db))
     return [_standing(db, ledger, known, one, now, zone) for one in kept(db, configured, now)]
+
+
+def standing(db: sqlite3.Connection, one: Kept, now: datetime, zone: tzinfo) -> Standing:
+    """How one quota stands."""
+    return _standing(db, _Ledger(db), list(plans.kept(db)), one, now, zone)
 
 
 def _standing(

@@ -7,6 +7,7 @@ process ends when the other end is closed.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -239,6 +240,14 @@ def send_from_threads(address: list[Any], size: int, threads: int, times: int = 
     return ids
 
 
+def send_whatever_is_refused(address: list[Any], size: int) -> None:
+    """Send datagrams until somebody ends this."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        while True:
+            with contextlib.suppress(PermissionError):
+                sock.sendto(CONTENT[:size], address_of(address))
+
+
 # --- processes ---------------------------------------------------------------------------------------------------
 
 
@@ -336,6 +345,7 @@ ACTIONS = {
         receive_datagrams,
         ping,
         send_from_threads,
+        send_whatever_is_refused,
         set_name,
         become,
         join_cgroup,

@@ -444,6 +444,51 @@ def test_while_quotas_change_the_old_or_the_new_holds_at_each_moment(limited: Li
         flood.kill()
 
 
+def test_while_a_quota_is_changed_with_the_command_nothing_of_it_passes(
+    lab: Lab, tmp_path: Path, unique: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is used up by the old terms and by the new ones. Another limit alone keeps what was used."""
+    monkeypatch.setenv(PINS_VARIABLE, str(PINS))
+    state, packet = tmp_path / "state", SIZE + HEADER
+    passing, passing_then = -(-300_000 // packet), -(-400_000 // packet)
+    with daemon(lab, state) as process:
+
+        def change(*words: str) -> None:
+            quota(lab, state, *words)
+            said(process, "was read anew")
+
+        def sent() -> int:
+            return send_until_refused(Puppet.start(lab.device, str(unique), "-IS", PUPPET), lab)
+
+        change("add", "small", "--exe", str(unique), "--limit", "300kB", "--per", "day", "--do", "block")
+        assert sent() == passing
+        change("set", "small", "--limit", "400kB")
+        assert sent() == passing_then - passing
+        before = lab.link.crossed()
+        flood = Puppet.start(lab.device, str(unique), "-IS", PUPPET)
+        flood.begin("send_whatever_is_refused", [lab.link.network_ip, 9], SIZE)
+        for limit in ("200kB", "299kB", "1kB", "0"):
+            change("set", "small", "--limit", limit)
+        assert told(lab, state, "small")["used_bytes"] == passing_then * packet
+        for words in (
+            ("--app", "limited"),
+            ("--direction", "up"),
+            ("--all",),
+            ("--exe", str(unique)),
+            ("--per", "week"),
+        ):
+            change("set", "small", *words)
+        assert blocked_in_all().tx_packets > 10_000
+        assert lab.link.crossed() == before
+        flood.kill()
+        change("set", "small", "--limit", "300kB")
+        assert sent() == passing
+        # What the kernel has counted of another thing is not of this one.
+        change("set", "small", "--per", "day")
+        assert sent() == passing
+        end(process)
+
+
 def blocked_in_all() -> Counters:
     with PinnedEngine() as engine, KernelQuotas(engine) as quotas:
         return sum(quotas.blocked().values(), NOTHING)

@@ -25,7 +25,7 @@ from esimbpf.ledger.fold import thin
 from esimbpf.ledger.identities import ids_of
 from esimbpf.modem.identity import UNKNOWN, Identity
 from esimbpf.plan import Plan
-from esimbpf.quota import NEVER, EventKind, Kept, Quota, Standing, parse_quota
+from esimbpf.quota import NEVER, EventKind, Kept, Quota, Standing, parse_quota, with_changes
 from esimbpf.sinks.jsonlines import schema
 from esimbpf.spans import Monthly, Once, Span
 from esimbpf.text import printable
@@ -212,6 +212,86 @@ def test_a_day_that_is_cut_anew_goes_on_where_it_was(db: sqlite3.Connection) -> 
     assert stand(db).used_bytes == 60 * MB
     quotas.fold_kernel(db, one.quota, stand(db).period, "a", 61 * MB)
     assert stand(db).used_bytes == 61 * MB
+
+
+# -- changed in one step -----------------------------------------------------------------
+
+
+def change(
+    db: sqlite3.Connection, said_bytes: int | None = None, now: datetime = NOW + timedelta(hours=1), **changes: Any
+) -> Standing:
+    old = stand(db).kept
+    new = quotas.changed(db, old, with_changes(old.quota, changes), now, said_bytes, UTC)
+    quotas.put(db, old, new)
+    return stand(db, now)
+
+
+@pytest.mark.parametrize("whom", [{}, {"app": None, "exe": "/usr/bin/restic"}], ids=["app", "exe"])
+@pytest.mark.parametrize("changes", [{"limit": "200MB"}, {"do": "throttle:1Mbit"}, {"warn": "none"}], ids=str)
+def test_what_was_used_and_told_stays_where_the_same_is_counted(
+    db: sqlite3.Connection, whom: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    moved(db, 5 * MB)
+    add(db, said_bytes=10 * MB, **whom)
+    moved(db, 85 * MB)
+    if whom:
+        quotas.fold_kernel(db, stand(db).kept.quota, stand(db).period, "a", 85 * MB)
+    quotas.record(db, stand(db))
+    quotas.hold(db, stand(db).kept, None)
+    before = stand(db).kept
+    told = change(db, **changes)
+    assert told.kept == replace(before, quota=quota(**whom, **changes))
+    assert told.used_bytes == 95 * MB
+    quotas.resume(db, told.kept)
+    assert quotas.record(db, stand(db)) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "used"),
+    [
+        ({"direction": "up"}, 3 * MB),
+        ({"per": "week"}, 42 * MB),
+        ({"per": "once"}, 0),
+        ({"link": "wwan1"}, 0),
+        ({"app": "ssh"}, 7 * MB),
+        ({"all": True, "except": ["ssh"]}, 40 * MB),
+        ({"exe": "/usr/bin/restic"}, 0),
+    ],
+)
+def test_another_thing_counts_like_one_that_is_added_now(
+    db: sqlite3.Connection, changes: dict[str, Any], used: int
+) -> None:
+    moved(db, 2 * MB, at=NOW - timedelta(days=1))
+    moved(db, 37 * MB, 3 * MB)
+    moved(db, 7 * MB, app=2)
+    add(db, said_bytes=10 * MB)
+    quotas.hold(db, stand(db).kept, None)
+    told = change(db, **changes)
+    assert (told.used_bytes, told.kept.added, told.kept.paused) == (used, told.now, True)
+    assert change(db, said_bytes=4711, now=told.now).used_bytes == 4711
+
+
+def test_what_only_the_kernel_counts_begins_anew_for_another_period(db: sqlite3.Connection) -> None:
+    add(db, app=None, exe="/usr/bin/restic")
+    quotas.fold_kernel(db, stand(db).kept.quota, stand(db).period, "a", 60 * MB)
+    told = change(db, per="week")
+    assert told.used_bytes == 0
+    quotas.fold_kernel(db, told.kept.quota, told.period, "a", 5)
+    assert stand(db, told.now).used_bytes == 5
+    assert change(db, said_bytes=1000, now=told.now).used_bytes == 1000
+
+
+def test_a_change_is_refused_whole(db: sqlite3.Connection) -> None:
+    for number in range(8):
+        add(db, name=f"q{number}", app="ssh")
+    add(db)
+    old = next(one for one in quotas.kept(db, [], NOW) if one.quota.name == "backup")
+    with pytest.raises(UsageError, match="too many quotas are for the same"):
+        quotas.put(db, old, replace(old, quota=quota(app="ssh")))
+    quotas.put(db, old, replace(old, quota=quota(limit="1GB")))
+    with pytest.raises(CannotError, match="the quota 'backup' has been changed or removed meanwhile"):
+        quotas.put(db, old, replace(old, quota=quota(limit="2GB")))
+    assert [one.quota.limit for one in quotas.kept(db, [], NOW) if one.quota.name == "backup"] == ["1GB"]
 
 
 # -- what is due -------------------------------------------------------------------------
@@ -558,7 +638,15 @@ def test_what_is_missing_is_named(tmp_path: Path, words: tuple[str, ...], said: 
 
 
 @pytest.mark.parametrize(
-    "words", [("show", "x"), ("remove", "x"), ("pause", "x"), ("resume", "x\x1b"), ("snooze", "x", "1h")]
+    "words",
+    [
+        ("show", "x"),
+        ("set", "x", "--limit", "1"),
+        ("remove", "x"),
+        ("pause", "x"),
+        ("resume", "x\x1b"),
+        ("snooze", "x", "1h"),
+    ],
 )
 def test_what_is_not_there_is_told_and_no_ledger_is_made(tmp_path: Path, words: tuple[str, ...]) -> None:
     refused = esimbpf(tmp_path, "quota", *words, status=3).stderr
@@ -567,6 +655,56 @@ def test_what_is_not_there_is_told_and_no_ledger_is_made(tmp_path: Path, words: 
         "  see which there are: esimbpf quota list",
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_quota_is_changed_in_one_step(tmp_path: Path) -> None:
+    with closing(connect(tmp_path)) as db:
+        known(db)
+        moved(db, 400_000_007, at=datetime.now(UTC))
+    esimbpf(tmp_path, *ADD, "--when", "home", "--used", "900MB")
+
+    def says(*words: str) -> str:
+        return esimbpf(tmp_path, "quota", "set", "backup", *words).stdout
+
+    where = "down and up, on wwan0, while not roaming"
+    assert says("--limit", "2GB", "--warn", "none", "--do", "notify") == (
+        f"backup (app restic): at most 2 GB a day, {where}; then told. Used today: 900 MB, as before.\n"
+    )
+    assert says("--used", "1GB").endswith("Used today: 1.00 GB.\n")
+    esimbpf(tmp_path, "quota", "pause", "backup")
+    assert says("--anywhere", "--link", "wwan0") == (
+        "backup (app restic): at most 2 GB a day, down and up, on wwan0; then told. "
+        "Used today: 400 MB, as was counted. It is paused.\n"
+    )
+    done = esimbpf(tmp_path, "quota", "set", "backup", "--exe", "/nowhere/restic")
+    assert "Used today: 0 B, counted from now on." in done.stdout
+    assert done.stderr == f"esimbpf: there is no file /nowhere/restic\n{NO_DAEMON}"
+    [told] = map(json.loads, esimbpf(tmp_path, "quota", "list", "--json").stdout.splitlines())
+    assert (told["limit_bytes"], told["when"], told["warn"], told["do"]) == (2000 * MB, None, [], "notify")
+    assert told["whom"] == {"kind": "exe", "exe": "/nowhere/restic"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "nothing is given that is to change"),
+        (("--limit", "ten"), "limit 'ten' is no size"),
+        (("--limit", "0", "--do", "notify"), "limit '0' leaves nothing"),
+        (("--app", ""), "app '' cannot be used"),
+        (("--exe", "/x", "--user", "0"), "whom it is for is said 2 times: exe, user"),
+        (("--except", "ssh"), "except goes with all, and app was given"),
+        (("--used", "some"), "used 'some' is no size"),
+    ],
+)
+def test_what_is_wrong_with_a_change_is_named_and_nothing_is_changed(
+    tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    esimbpf(tmp_path, *ADD)
+    before = esimbpf(tmp_path, "quota", "show", "backup").stdout
+    refused = esimbpf(tmp_path, "quota", "set", "backup", *words, status=2)
+    assert said in refused.stderr
+    assert len(refused.stderr.splitlines()) == 2
+    assert esimbpf(tmp_path, "quota", "show", "backup").stdout == before
 
 
 def test_both_origins_are_in_one_list_and_those_of_the_configuration_are_changed_there(tmp_path: Path) -> None:
@@ -583,6 +721,8 @@ def test_both_origins_are_in_one_list_and_those_of_the_configuration_are_changed
     assert told["phone"]["place"] == place
     refused = esimbpf(state_dir, "quota", "remove", "phone", status=2).stderr
     assert f"the quota 'phone' stands in the configuration: {place}" in refused
+    refused = esimbpf(state_dir, "quota", "set", "phone", "--limit", "1GB", status=2).stderr
+    assert f"the quota 'phone' stands in the configuration: {place}\n  change it there\n" in refused
     refused = esimbpf(state_dir, "quota", "add", "phone", *ADD[3:], status=2).stderr
     assert f"name 'phone' is taken: {place}" in refused
     assert "paused: phone, backup\n" in esimbpf(state_dir, "quota", "pause", "phone", "backup", "phone").stderr
