@@ -775,36 +775,43 @@ def test_notify_desktop_fails_where_nobody_is_logged_in(place: Path) -> None:
 
 @pytest.mark.usefixtures("own_pins")
 def test_each_level_of_a_quota_is_told_once_whenever_the_daemon_is_killed(lab: Lab, place: Path) -> None:
-    """While traffic goes on; the level is written down with the use that has reached it."""
+    """While traffic goes on; the level is written down with the use that has reached it. Of each limit once."""
     seen, state = place / "seen", place / "state"
-    hook = script(place / "hook", f'printf "%s %s\\n" "$ESIMBPF_EVENT" "$ESIMBPF_LEVEL_PERCENT" >> {seen}')
+    told = '"$ESIMBPF_EVENT" "$ESIMBPF_LEVEL_PERCENT" "$ESIMBPF_LIMIT_BYTES"'
+    hook = script(place / "hook", f'printf "%s %s %s\\n" {told} >> {seen}')
     rules = place / "config.toml"
     rules.write_text(f'[[hook]]\ncommand = ["{hook}"]\nevents = ["quota.*"]\nuser = "root"\n')
     words = ("--netns", lab.device.name, "--config", str(rules), "--state-dir", str(state), "daemon", "wwan0")
-    with attached.daemon(lab, state, "--config", str(rules)) as process:
-        attached.command(
-            lab,
-            *("--state-dir", str(state), "quota", "add", "all", "--all", "--limit", "1MB", "--per", "once"),
-            *("--warn", "20,50,80", "--do", "notify"),
-        )
-        attached.end(process)
+
+    def agree(*quota: str) -> None:
+        with attached.daemon(lab, state, "--config", str(rules)) as process:
+            attached.command(lab, "--state-dir", str(state), "quota", *quota)
+            attached.end(process)
+
+    terms = ("--all", "--per", "once", "--warn", "20,50,80", "--do", "notify")
+    agree("add", "all", "--limit", "300kB", *terms)
     chance = random.Random(3)
-    for _ in range(KILLS):
+    for number in range(KILLS):
+        if number == 40:
+            # 540 kB are used.
+            agree("set", "all", "--limit", "1.2MB")
         with subprocess.Popen(
             esimbpf(*words, "--fold-every", "1"), env=attached.ENVIRONMENT, stderr=subprocess.DEVNULL
-        ) as process:
+        ) as killed:
             udp(lab, up=5, down=6)
             time.sleep(chance.uniform(0.1, 0.6))
-            process.kill()
+            killed.kill()
     with attached.daemon(lab, state, "--config", str(rules)) as process:
         deadline = time.monotonic() + PATIENCE_S
-        while len(told := seen.read_text().splitlines() if seen.exists() else []) < 4:
-            assert time.monotonic() < deadline, told
+        while len(found := seen.read_text().splitlines() if seen.exists() else []) < 7:
+            assert time.monotonic() < deadline, found
             time.sleep(0.1)
         attached.end(process)
     assert seen.read_text().splitlines() == [
-        *(f"quota.warning {level}" for level in (20, 50, 80)),
-        "quota.exceeded 100",
+        *(f"quota.warning {level} 300000" for level in (20, 50, 80)),
+        "quota.exceeded 100 300000",
+        *(f"quota.warning {level} 1200000" for level in (50, 80)),
+        "quota.exceeded 100 1200000",
     ]
 
 
