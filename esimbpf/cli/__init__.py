@@ -45,12 +45,29 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+_WITH_NAMES: Final = ("quota", "plan")
+"""Commands that take no other command: behind `--` are names, which may begin with a hyphen."""
+_WITH_A_VALUE: Final = ("--netns", "--engine", "--cgroup", "--config", "--state-dir")
+"""Options before the command, each of which has the word behind it."""
+
+
 def _split(words: list[str]) -> tuple[list[str], tuple[str, ...]]:
     """What is for esimbpf, and the command behind the first `--`, which keeps its own options."""
-    if "--" not in words:
+    if "--" not in words or _command(words) in _WITH_NAMES:
         return words, ()
     at = words.index("--")
     return words[:at], tuple(words[at + 1 :])
+
+
+def _command(words: list[str]) -> str:
+    """Which of esimbpf's commands is meant; empty if none is."""
+    left = iter(words)
+    for word in left:
+        if word in _WITH_A_VALUE:
+            next(left, None)
+        elif not word.startswith("-") or word == "--":
+            return word
+    return ""
 
 
 def _say(error: EsimbpfError) -> int:

@@ -737,6 +737,14 @@ def test_both_origins_are_in_one_list_and_those_of_the_configuration_are_changed
     assert esimbpf(state_dir, "quota", "list").stderr == NO_DAEMON
 
 
+def test_a_name_may_begin_with_a_hyphen(tmp_path: Path) -> None:
+    esimbpf(tmp_path, "quota", "add", *ADD[3:], "--", "-x")
+    assert esimbpf(tmp_path, "quota", "show", "--", "-x").stdout.startswith("-x\n")
+    assert "removed: -x\n" in esimbpf(tmp_path, "quota", "remove", "--", "-x").stderr
+    assert "Missing command" in esimbpf(tmp_path, "--", "quota", status=2).stderr
+    assert "only `run` takes a command" in esimbpf(tmp_path, "watch", "--", "quota", status=2).stderr
+
+
 def test_one_that_never_resets_is_not_snoozed_until_then(tmp_path: Path) -> None:
     esimbpf(tmp_path, *ADD, "--per", "once")
     assert "does not begin anew" in esimbpf(tmp_path, "quota", "snooze", "backup", "until-reset", status=2).stderr
