@@ -39,7 +39,7 @@ from esimbpf.errors import UsageError
 from esimbpf.model import Process
 from esimbpf.text import original, printable
 
-__all__ = ["UNKNOWN", "NamedBy", "Rule", "app_name", "named_by", "process_name"]
+__all__ = ["UNKNOWN", "NamedBy", "Rule", "app_name", "is_container", "named_by", "process_name"]
 
 UNKNOWN = "unknown"
 """Shown where neither executable nor command name is known."""
@@ -224,6 +224,15 @@ def _container(parts: Sequence[str]) -> str:
             runtime = match["runtime"] or _runtime_of_bare_id(parts)
             return f"{_RUNTIME_NAMES.get(runtime, runtime)}:{match['id'][:_SHORT_ID]}"
     return ""
+
+
+_CONTAINERS = _words("docker podman crio containerd nerdctl kubernetes container lxc machine qemu xen ch")
+
+
+def is_container(app: str) -> bool:
+    """Whether a container or a virtual machine has a name like this."""
+    runtime, colon, name = app.partition(":")
+    return runtime in _CONTAINERS and bool(colon and name)
 
 
 def _runtime_of_bare_id(parts: Sequence[str]) -> str:

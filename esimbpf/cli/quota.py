@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from esimbpf import config
+from esimbpf.apps import is_container
 from esimbpf.cli.options import Common
 from esimbpf.cli.report import open_ledger
 from esimbpf.errors import EsimbpfError, UsageError
@@ -234,6 +235,8 @@ def _say_what_holds(common: Common, kept: Kept, how: str) -> None:
     print(f"{quota_sentence(kept.quota)}. {sentence}{held}")
     if isinstance(whom, App) and not seen:
         _note(f"no app {whom.name!r} was counted yet; esimbpf report shows the names")
+        if is_container(whom.name):
+            _note("a container with a network of its own counts as forwarded, which only a quota for --all sees")
     if isinstance(whom, Exe) and not Path(whom.path).exists():
         _note(f"there is no file {whom.path}")
     reach_daemon(common.state_dir)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esimbpf.apps import Rule, app_name, process_name
+from esimbpf.apps import Rule, app_name, is_container, process_name
 from esimbpf.errors import UsageError
 from esimbpf.model import Process
 from esimbpf.text import printable
@@ -181,6 +181,12 @@ def test_where_anything_may_run_a_program_is_named_by_itself(cgroup: str) -> Non
 )
 def test_a_container_is_one_app(cgroup: str, app: str) -> None:
     assert app_in(printable(cgroup)) == app
+    assert is_container(app)
+
+
+@pytest.mark.parametrize("app", ["docker", "docker:", "firefox", "org.gnome.Maps", "a:b", ""])
+def test_other_apps_are_no_containers(app: str) -> None:
+    assert not is_container(app)
 
 
 @pytest.mark.parametrize(

@@ -745,6 +745,15 @@ def test_a_name_may_begin_with_a_hyphen(tmp_path: Path) -> None:
     assert "only `run` takes a command" in esimbpf(tmp_path, "watch", "--", "quota", status=2).stderr
 
 
+def test_that_containers_are_mostly_forwarded_is_told(tmp_path: Path) -> None:
+    container = [word.replace("restic", "docker:1a2b3c4d5e6f") for word in ADD]
+    told = "esimbpf: a container with a network of its own counts as forwarded, which only a quota for --all sees\n"
+    assert told in esimbpf(tmp_path, *container).stderr
+    with closing(connect(tmp_path)) as db:
+        db.execute("INSERT INTO app VALUES (1, 'docker:1a2b3c4d5e6f')")
+    assert told not in esimbpf(tmp_path, "quota", "set", "backup", "--limit", "2GB").stderr
+
+
 def test_one_that_never_resets_is_not_snoozed_until_then(tmp_path: Path) -> None:
     esimbpf(tmp_path, *ADD, "--per", "once")
     assert "does not begin anew" in esimbpf(tmp_path, "quota", "snooze", "backup", "until-reset", status=2).stderr
