@@ -22,6 +22,7 @@ from esimbpf.ledger.database import FILE_NAME, MIGRATIONS, connect, said
 from esimbpf.ledger.fold import KEEP_MINUTES_S, KEEP_QUARTERS_S, Attachment, Folding, thin
 from esimbpf.ledger.query import ReportBy, usage
 from esimbpf.model import NOTHING, Counters, Process
+from esimbpf.modem.identity import Identity
 from esimbpf.snapshot import FIRST_PROCESS_SLOT, LinkReading, ReservedSlot, Snapshot
 from esimbpf.spans import Span
 
@@ -486,3 +487,41 @@ def test_opening_it_again_takes_no_locks_from_who_has_it_open(tmp_path: Path) ->
         )
         assert (tmp_path / f"{FILE_NAME}-wal").exists()
         assert db.execute("SELECT name FROM app ORDER BY id").fetchall() == [("before",), ("x",)]
+
+
+@pytest.mark.parametrize(
+    ("unread_s", "after", "whose"),
+    [
+        (5, "another", "another"),
+        (600, "one", "one"),
+        (600, "another", "unknown"),
+    ],
+)
+def test_what_was_moved_while_nobody_looked_is_nobodys_where_the_sim_has_become_another(
+    tmp_path: Path, unread_s: int, after: str, whose: str
+) -> None:
+    kernel = Kernel()
+    with closing(connect(tmp_path)) as db:
+        folding = Folding(db, kernel.attachment, Namer())
+        folding.identities = {"wwan0": Identity(profile="one", roaming=False)}
+        kernel.now_s += 5
+        kernel.sends(0, 101)
+        folding.take(kernel.read())
+        folding.commit()
+    kernel.sends(0, 1_003)
+    kernel.now_s += unread_s
+    with closing(connect(tmp_path)) as db:
+        folding = Folding(db, kernel.attachment, Namer())
+        folding.identities = {"wwan0": Identity(profile=after, roaming=False)}
+        kernel.reader_begins()
+        folding.take(kernel.read())
+        folding.commit()
+        kernel.now_s += 5
+        kernel.sends(0, 10_007)
+        folding.take(kernel.read())
+        folding.commit()
+        everything = Span(datetime.fromtimestamp(BOOTED_S, UTC), datetime.fromtimestamp(BOOTED_S + 86400, UTC))
+        sums: dict[str, int] = {"one": 101}
+        for name, amount in ((whose, 1_003), (after, 10_007)):
+            sums[name] = sums.get(name, 0) + amount
+        assert {row.name: row.counters.tx_bytes for row in usage(db, [everything], ReportBy.PROFILE)} == sums
