@@ -237,20 +237,27 @@ static __always_inline struct weight weigh_sent(struct __sk_buff *skb, __u32 off
 	return weight;
 }
 
+/* Whether what is dropped is sent again: nobody sends datagrams again. */
+static __always_inline bool is_sent_again(struct __sk_buff *skb)
+{
+	struct bpf_sock *socket = skb->sk;
+
+	if (!socket)
+		return false;
+	socket = bpf_sk_fullsock(socket);
+	return socket && socket->protocol == IPPROTO_TCP;
+}
+
 /* The bytes of the last packet that an offload packet becomes on the link, if its sender may send the others alone. */
 static __noinline __u64 last_segment(struct __sk_buff *skb, __u32 offset, const struct weight *weight)
 {
-	struct bpf_sock *socket = skb->sk;
 	__u64 others, headers;
 
 	if (!weight)
 		return 0;
 	others = weight->packets - 1;
-	if (!socket || !others || skb->wire_len < skb->len)
+	if (!others || skb->wire_len < skb->len || !is_sent_again(skb))
 		return weight->bytes;
-	socket = bpf_sk_fullsock(socket);
-	if (!socket || socket->protocol != IPPROTO_TCP)
-		return weight->bytes; /* nobody would send datagrams again in parts */
 	headers = (skb->wire_len - skb->len) / others - offset;
 	return weight->bytes - others * (skb->gso_size + headers);
 }
@@ -311,8 +318,11 @@ static __always_inline int packet_sent(struct __sk_buff *skb)
 			count_blocked(link, slot, weight.bytes, weight.packets, SENT);
 			return become_reset(skb, offset) ? bpf_redirect(skb->ifindex, BPF_F_INGRESS) : TC_ACT_SHOT;
 		}
-		if (verdict == TOO_LARGE)
+		if (verdict == TOO_LARGE) {
+			if (!is_sent_again(skb))
+				count_blocked(link, slot, weight.bytes, weight.packets, SENT);
 			return TC_ACT_SHOT;
+		}
 		if (verdict == AT_RATE)
 			limit_window(skb, offset, slot, link);
 	}

@@ -196,3 +196,15 @@ def test_a_later_fragment_is_no_service_that_is_open(limited: Limited) -> None:
     raw.do("send_packet", [lab.link.network_ip, 0], (header + payload).hex())
     assert lab.link.crossed() - before == Counters()
     quotas.leave_open(OpenServices(0))
+
+
+def test_datagrams_that_a_rate_does_not_let_pass_are_told_as_blocked(limited: Limited) -> None:
+    lab = limited.lab
+    limited.quotas.write(1, Rule(1, 1, action=Action.THROTTLE, bytes_per_s=125_000, burst_ns=10**9))
+    limited.quotas.name({1: Whom(Some(exes=frozenset({limited.exe})))})
+    before = lab.link.crossed()
+    sender = limited.start().udp()
+    sender.do("send_datagrams", [lab.link.network_ip, 9], [SIZE] * 500)
+    crossed = lab.link.crossed() - before
+    assert 0 < crossed.tx_packets < 500
+    assert limited.blocked(sender.puppet.pid).tx_packets == 500 - crossed.tx_packets
