@@ -111,7 +111,7 @@ def report(
         from esimbpf.sinks.picture import picture
         from esimbpf.sinks.report import cut_text
 
-        cut_off = f"the first {per}: {cut_text(cut[0], zone)}" if begun < whole.begin else ""
+        cut_off = f"the first {per} is {cut_text(cut[0], zone)}" if begun < whole.begin else ""
         notes = [one for one in (cut_off, note, ahead) if one]
         _write_whole(svg, picture(told if per else days, per, by, zone, units, top, notes))
 

@@ -240,8 +240,8 @@ def blocked_text(blocked: Mapping[Heading, Counters], units: Units) -> str:
 
 
 def cut_text(span: Span, zone: tzinfo) -> str:
-    """Of a span that is cut off at the report's begin."""
-    return f"only from {moment_text(span.begin, zone)} on"
+    """That a span is cut off at the report's begin, and where."""
+    return f"cut: from {span.begin.astimezone(zone):%m-%d %H:%M}"
 
 
 def _who(sums: Mapping[Heading, Counters], total: Counters, top: int | None) -> Text:

@@ -182,12 +182,12 @@ def test_the_first_row_says_that_it_is_cut_off_if_the_report_begins_in_a_cycle(f
         cut, whole = (report(folder, *words, str(begin), COLUMNS="160").stdout for begin in (since, first))
         report(folder, *words, str(since))
         drawn = "".join(ET.fromstring(picture.read_bytes()).itertext())
-    said = f"only from {since:%Y-%m-%d %H:%M} on"
+    said = f"cut: from {since:%m-%d %H:%M}"
     [row] = [line for line in cut.splitlines() if said in line]
     assert row.startswith(f"{first:%a %Y-%m-%d} ")
-    assert f"the first cycle: {said}" in drawn
-    assert cut.count("only from") == 1
-    assert "only from" not in whole
+    assert f"the first cycle is {said}" in drawn
+    assert cut.count("cut:") == 1
+    assert "cut:" not in whole
 
 
 def test_what_stands_in_the_future_is_told_in_a_line(tmp_path: Path) -> None:
