@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from esimbpf.modem import decode
@@ -216,7 +216,6 @@ NAMES = st.sampled_from(
 )
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.dictionaries(NAMES, VALUES))
 def test_whatever_properties_hold_nothing_fails(properties: dict[str, object]) -> None:
     objects = Objects()
