@@ -21,6 +21,7 @@ from esimbpf.journal import log
 from esimbpf.ledger import outbox
 from esimbpf.ledger.database import FILE_NAME, connect, said
 from esimbpf.ledger.outbox import Delivery
+from esimbpf.profiles import ProfileNames
 
 __all__ = ["RUNS", "Dispatcher", "order_of"]
 
@@ -115,7 +116,7 @@ class Dispatcher:
             del self._under_way[run]
 
     def _note(self, db: Connection, delivery: Delivery, why: str | None, seconds: float = 0.0) -> None:
-        what = f"hook {delivery.hook}, {delivery.event.type} of {delivery.event.subject}"
+        what = f"hook {delivery.hook}, {delivery.event.type} of {delivery.event.named(ProfileNames()).subject}"
         if why is None:
             outbox.done(db, delivery)
             log(f"{what}: done in {seconds:.1f} s")
@@ -145,7 +146,8 @@ class Dispatcher:
 
 
 def order_of(hook: Hook, event: Event, attempt: int = 1) -> Order:
-    """What a hook is to do for an event."""
+    """What a hook is to do for an event; it is not told the numbers of SIM profiles in full."""
+    event = event.named(ProfileNames())
     return Order(
         command=hook.command,
         user=hook.user,

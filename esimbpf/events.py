@@ -16,12 +16,13 @@ within version 1, never changed. What is unknown is null.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
 from esimbpf.modem.identity import Identity
+from esimbpf.profiles import ProfileNames
 from esimbpf.units import bytes_text
 
 __all__ = [
@@ -151,8 +152,16 @@ class Event:
             end=_shown(self.period_end),
         )
 
+    def named(self, names: ProfileNames) -> Event:
+        """The event as it may be shown, its id included: with the numbers of SIM profiles as `names` has them."""
+        return replace(
+            self,
+            plan=self.plan and names.target(self.plan),
+            profile=self.profile and names.number(self.profile),
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """The object that hooks and readers of `watch` get."""
+        """The object that hooks and readers of `watch` get, once it is `named`; the ledger keeps it as it is."""
         return {
             "type": "event",
             "v": VERSION,

@@ -10,7 +10,10 @@ from typing import Final
 from esimbpf.errors import UsageError
 from esimbpf.text import printable
 
-__all__ = ["as_given", "naming"]
+__all__ = ["LONGEST_TEXT", "as_given", "checked_text", "naming"]
+
+LONGEST_TEXT: Final = 64
+"""Characters that a name or a label may have."""
 
 _LONGEST: Final = 100
 """Characters of what was given that are told."""
@@ -44,3 +47,13 @@ def _as_toml(value: object) -> str:
         case date() | time():
             return value.isoformat()
     return str(value)
+
+
+def checked_text(field: str, text: str, longest: int = LONGEST_TEXT) -> str:
+    """A text that can be shown as it is; UsageError if it is none."""
+    if not 1 <= len(text) <= longest or text.strip() != text or printable(text) != text:
+        raise UsageError(
+            f"{field} {printable(text)!r} cannot be used",
+            f"give 1 to {longest} characters that can be seen, with no space before or behind them",
+        )
+    return text

@@ -17,7 +17,8 @@ from enum import StrEnum
 from typing import Any, Final, TypeVar
 
 from esimbpf.errors import UsageError
-from esimbpf.fields import as_given, naming
+from esimbpf.fields import LONGEST_TEXT, as_given, checked_text, naming
+from esimbpf.profiles import parse_iccid
 from esimbpf.spans import Cycle, Per, Span, cycle_at, span_at
 from esimbpf.text import printable
 from esimbpf.units import parse_rate, parse_size
@@ -50,7 +51,6 @@ __all__ = [
     "advance",
     "check_room",
     "checked_link",
-    "checked_text",
     "choice",
     "counts_alike",
     "parse_duration",
@@ -66,7 +66,6 @@ NEVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
 LIMIT: Final = 100
 """The level, in percent, that is the limit itself."""
 
-_LONGEST_NAME: Final = 64
 _LONGEST_LINK: Final = 127
 """Of an alternative name (ALTIFNAMSIZ, include/uapi/linux/if.h)."""
 _RESERVED: Final = "saver"
@@ -218,7 +217,7 @@ class Quota:
     link: str = ""
     """Empty for every link."""
     profile: str = ""
-    """The ICCID; empty for every SIM profile."""
+    """The ICCID, in its normal form; empty for every SIM profile."""
     when: When | None = None
     """None for everywhere."""
     warn: tuple[int, ...] = (80, 95)
@@ -330,7 +329,7 @@ def parse_quota(fields: Mapping[str, Any], place: str = "") -> Quota:
     None is as good as left out. Raises UsageError, which names the field, what was given and what is allowed.
     """
     given = {key: value for key, value in fields.items() if value is not None}
-    name = _name(_text(given, "name", f"1 to {_LONGEST_NAME} characters"))
+    name = _name(_text(given, "name", f"1 to {LONGEST_TEXT} characters"))
     quota = Quota(
         name=name,
         whom=_whom(given),
@@ -339,7 +338,7 @@ def parse_quota(fields: Mapping[str, Any], place: str = "") -> Quota:
         action=_action(_text(given, "do", _ACTIONS)),
         direction=_choice(given, Direction, "direction") if "direction" in given else Direction.BOTH,
         link=checked_link(_text(given, "link", _VISIBLE)) if "link" in given else "",
-        profile=checked_text("profile", _text(given, "profile", _VISIBLE)) if "profile" in given else "",
+        profile=parse_iccid(_text(given, "profile", "an ICCID")) if "profile" in given else "",
         when=_choice(given, When, "when") if "when" in given else None,
         warn=parse_levels(given["warn"], LIMIT - 1) if "warn" in given else (80, 95),
         place=place,
@@ -364,16 +363,6 @@ def _text(given: Mapping[str, Any], field: str, allowed: str) -> str:
             f"{field} {as_given(value)} is no text", f'write it in quotation marks: {field} = "…", with {allowed}'
         )
     return value
-
-
-def checked_text(field: str, text: str, longest: int = _LONGEST_NAME) -> str:
-    """A text that can be shown as it is; UsageError if it is none."""
-    if not 1 <= len(text) <= longest or text.strip() != text or printable(text) != text:
-        raise UsageError(
-            f"{field} {printable(text)!r} cannot be used",
-            f"give 1 to {longest} characters that can be seen, with no space before or behind them",
-        )
-    return text
 
 
 def _name(text: str) -> str:

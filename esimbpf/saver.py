@@ -12,6 +12,7 @@ from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
 from typing import Any, Final, Literal
 
+from esimbpf.fields import checked_text
 from esimbpf.quota import (
     NEVER,
     Action,
@@ -23,7 +24,6 @@ from esimbpf.quota import (
     Then,
     When,
     checked_link,
-    checked_text,
     choice,
 )
 from esimbpf.spans import Span

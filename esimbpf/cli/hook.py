@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from esimbpf import config
-from esimbpf.cli.options import Common
+from esimbpf.cli.options import Common, ShowIds
 from esimbpf.errors import NotPermitted
 from esimbpf.events import Event, EventType, example
 from esimbpf.hooks import Hook, found, why_not_run
+from esimbpf.profiles import ProfileNames
 from esimbpf.text import printable
 
 if TYPE_CHECKING:
@@ -77,10 +78,12 @@ def show_log(
     context: typer.Context,
     most: Annotated[int, typer.Option("--last", metavar="N", min=1, max=100_000, help="So many events.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print the events as JSON lines.")] = False,
+    show_ids: ShowIds = False,
 ) -> None:
     """Show the last events, and what has become of the hooks that were run."""
     import orjson
 
+    from esimbpf.ledger import profiles
     from esimbpf.ledger.database import FILE_NAME, connect, said
     from esimbpf.ledger.outbox import recent
     from esimbpf.sinks.hooks import events_table
@@ -88,13 +91,14 @@ def show_log(
     common: Common = context.obj
     with said(common.state_dir / FILE_NAME), closing(connect(common.state_dir, read_only=True)) as db:
         events = recent(db, most=most)
+        names = ProfileNames(profiles.known(db), show_ids)
     if as_json:
         for one in events:
-            sys.stdout.buffer.write(orjson.dumps(one.event.to_json(), option=orjson.OPT_APPEND_NEWLINE))
+            sys.stdout.buffer.write(orjson.dumps(one.event.named(names).to_json(), option=orjson.OPT_APPEND_NEWLINE))
     elif not events:
         print("nothing has happened yet", file=sys.stderr)
     else:
-        _console().print(events_table(events, None))
+        _console().print(events_table(events, None, names))
 
 
 def _hooks(common: Common) -> list[Hook]:

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
+from esimbpf.cli.options import ShowIds
+
 
 def links(
     json: Annotated[bool, typer.Option("--json", metavar="", help="One JSON object instead of the table.")] = False,
-    show_ids: Annotated[
-        bool, typer.Option("--show-ids", metavar="", help="Show SIM profiles' numbers (ICCIDs) in full.")
-    ] = False,
+    show_ids: ShowIds = False,
 ) -> None:
     """List the interfaces: which are cellular, and how that is known.
 

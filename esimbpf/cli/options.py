@@ -78,6 +78,10 @@ MaxProcesses = Annotated[
     ),
 ]
 
+ShowIds = Annotated[
+    bool, typer.Option("--show-ids", metavar="", help="Show SIM profiles' numbers (ICCIDs) in full, not masked.")
+]
+
 
 def checked_interval(interval_s: float) -> float:
     """The interval, in seconds; UsageError if it makes no sense."""

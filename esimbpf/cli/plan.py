@@ -11,14 +11,16 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from esimbpf.cli.options import Common
+from esimbpf.cli.options import Common, ShowIds
+from esimbpf.cli.profiles import chosen_profile
 from esimbpf.cli.report import open_ledger
 from esimbpf.errors import CannotError, UsageError
 from esimbpf.fields import naming
-from esimbpf.ledger import plans
+from esimbpf.ledger import plans, profiles
 from esimbpf.ledger.database import FILE_NAME, connect, said
 from esimbpf.plan import MOST_PERCENT, Plan, parse_cycle, parse_end
-from esimbpf.quota import checked_link, checked_text, parse_levels
+from esimbpf.profiles import ProfileNames
+from esimbpf.quota import checked_link, parse_levels
 from esimbpf.spans import local_zone
 from esimbpf.text import printable
 from esimbpf.units import Units, parse_size
@@ -35,7 +37,11 @@ Link = Annotated[
 ]
 Profile = Annotated[
     str | None,
-    typer.Option(metavar="ICCID", help="The SIM profile that it is for, instead of a link.", show_default=False),
+    typer.Option(
+        metavar="PROFILE",
+        help="The SIM profile that it is for, instead of a link: its ICCID, label or last digits.",
+        show_default=False,
+    ),
 ]
 
 
@@ -89,7 +95,7 @@ def set_plan(
             with naming(field):
                 parse_size(size)
     made = Plan(
-        target=_target(link, profile),
+        target=_target(common, link, profile),
         allowance=allowance,
         cycle=parse_cycle(cycle),
         zone=zone,
@@ -105,7 +111,8 @@ def set_plan(
             with open_ledger(common) as read:
                 made = replace(made, counted_bytes=plans.counted(read, made))
         plans.keep(db, made)
-    print(f"kept for {printable(made.target)}; see esimbpf plan show", file=sys.stderr)
+        names = ProfileNames(profiles.known(db))
+    print(f"kept for {printable(names.target(made.target))}; see esimbpf plan show", file=sys.stderr)
     if link and not any(link in (one.link.name, *one.altnames) for one in list_links()):
         print(f"there is no link named {printable(link)} at the moment: esimbpf links", file=sys.stderr)
 
@@ -117,9 +124,10 @@ def show_plan(
         str | None, typer.Argument(metavar="LINK", help="Only this link's plan.", show_default=False)
     ] = None,
     profile: Annotated[
-        str | None, typer.Option(metavar="ICCID", help="Only this SIM profile's plan.", show_default=False)
+        str | None, typer.Option(metavar="PROFILE", help="Only this SIM profile's plan.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print JSON lines, one for each plan.")] = False,
+    show_ids: ShowIds = False,
     units: Annotated[Units, typer.Option(help="Decimal or binary prefixes.")] = Units.SI,
 ) -> None:
     """Say how a plan stands: used, remaining, will it last, what is safe today, what it costs, who is to blame."""
@@ -129,49 +137,66 @@ def show_plan(
     from esimbpf.sinks.plan import plan_fields, plan_screen
 
     now = datetime.now(UTC)
-    chosen = _target(link, profile) if link is not None or profile is not None else None
+    chosen = _target(context.obj, link, profile) if link is not None or profile is not None else None
     with open_ledger(context.obj) as db:
+        names = ProfileNames(profiles.known(db), show_ids)
         told = [(one, plans.judged(db, one, now)) for one in plans.kept(db) if chosen in (None, one.target)]
     if not told and chosen:
-        raise CannotError(f"no plan is known for {printable(chosen)}", "see which there are: esimbpf plan show")
+        raise _no_plan(names, chosen)
     if not told:
         raise CannotError(
             "no plan is known", "say what was agreed: esimbpf plan set --allowance 10GB --cycle monthly:1"
         )
     if as_json:
         for one, assessment in told:
-            sys.stdout.buffer.write(orjson.dumps(plan_fields(one, assessment), option=orjson.OPT_APPEND_NEWLINE))
+            sys.stdout.buffer.write(
+                orjson.dumps(plan_fields(one, assessment, names.target(one.target)), option=orjson.OPT_APPEND_NEWLINE)
+            )
         return
     console = Console(highlight=False)
     ascii_only = not console.encoding.lower().startswith("utf")
     for number, (one, assessment) in enumerate(told):
         if number:
             console.print()
-        console.print(plan_screen(one, assessment, units, ascii_only))
+        console.print(plan_screen(one, assessment, units, ascii_only, _called(names, one)))
 
 
 @plan.command("remove")
 def remove_plan(context: typer.Context, link: Link = None, profile: Profile = None) -> None:
     """Forget a plan; what was counted stays."""
     common: Common = context.obj
-    target = _target(link, profile)
+    target = _target(common, link, profile)
     with said(common.state_dir / FILE_NAME), closing(connect(common.state_dir)) as db:
+        names = ProfileNames(profiles.known(db))
         removed = plans.remove(db, target)
     if not removed:
-        raise CannotError(f"no plan is known for {printable(target)}", "see which there are: esimbpf plan show")
-    print(f"forgotten: {printable(target)}", file=sys.stderr)
+        raise _no_plan(names, target)
+    print(f"forgotten: {printable(names.target(target))}", file=sys.stderr)
 
 
-def _target(link: str | None, profile: str | None) -> str:
+def _called(names: ProfileNames, one: Plan) -> str:
+    """For people, what a plan is for."""
+    kind, _, name = one.target.partition(":")
+    return names.named(name) if kind == "profile" else name
+
+
+def _no_plan(names: ProfileNames, target: str) -> CannotError:
+    return CannotError(
+        f"no plan is known for {printable(names.target(target))}", "see which there are: esimbpf plan show"
+    )
+
+
+def _target(common: Common, link: str | None, profile: str | None) -> str:
     """Whom a plan is for; the one cellular link that is there if nothing is said."""
     if link is not None and profile is not None:
         raise UsageError(
-            f"a plan is for a link or for a profile, and link {printable(link)!r} and profile {printable(profile)!r} "
+            f"a plan is for a link or for a profile, and link {printable(link)!r} and profile "
+            f"{printable(ProfileNames().number(profile))!r} "
             "were given",
             "leave one of them out",
         )
     if profile is not None:
-        return f"profile:{checked_text('profile', profile)}"
+        return f"profile:{chosen_profile(common, profile)}"
     if link is not None:
         return f"link:{checked_link(link)}"
     from esimbpf.kernel.links import choose, list_links

@@ -8,6 +8,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,13 +17,15 @@ import typer
 
 from esimbpf import config
 from esimbpf.apps import is_container
-from esimbpf.cli.options import Common
-from esimbpf.cli.report import open_ledger
+from esimbpf.cli.options import Common, ShowIds
+from esimbpf.cli.profiles import chosen_profile
+from esimbpf.cli.report import ledger_if_any
 from esimbpf.errors import EsimbpfError, UsageError
 from esimbpf.exclusive import holder
 from esimbpf.fields import naming
-from esimbpf.ledger import quotas
-from esimbpf.ledger.database import FILE_NAME, connect, empty, said, transaction
+from esimbpf.ledger import profiles, quotas
+from esimbpf.ledger.database import FILE_NAME, connect, said, transaction
+from esimbpf.profiles import ProfileNames
 from esimbpf.quota import (
     FIELDS,
     App,
@@ -85,7 +88,10 @@ PerOption = Annotated[
 ]
 LinkOption = Annotated[str | None, typer.Option(metavar="LINK", help="Only on this link.", show_default=False)]
 ProfileOption = Annotated[
-    str | None, typer.Option(metavar="ICCID", help="Only with this SIM profile.", show_default=False)
+    str | None,
+    typer.Option(
+        metavar="PROFILE", help="Only with this SIM profile: its ICCID, label or last digits.", show_default=False
+    ),
 ]
 WhenOption = Annotated[str | None, typer.Option(metavar="roaming|home", help="Only there.", show_default=False)]
 WarnOption = Annotated[
@@ -142,7 +148,7 @@ def add(
     now, zone = datetime.now(UTC), local_zone()
     with written(common) as db:
         # With what the kernel has counted and nobody has folded yet.
-        with _ledger(common) as read:
+        with ledger_if_any(common) as read:
             kept = quotas.added(read, new, now, said_bytes, zone)
         quotas.keep(db, kept, configured)
     _say_what_holds(common, kept, "" if used is not None else _how_counted(new))
@@ -195,7 +201,7 @@ def change(
         if old.kept.quota.place:
             raise quotas.of_configuration(old.kept.quota, "change it there")
         new = with_changes(old.kept.quota, changes)
-        with _ledger(common) as read:
+        with ledger_if_any(common) as read:
             kept = quotas.changed(read, old.kept, new, now, said_bytes, zone)
         quotas.put(db, old.kept, kept, configured)
     stays = "" if used is not None else _how_counted(new) if kept.key != old.kept.key else "as before"
@@ -205,6 +211,8 @@ def change(
 def _given(context: typer.Context) -> dict[str, Any]:
     """The fields of a quota whose options were given, as they were."""
     options = context.params | {"all": context.params["everybody"], "except": context.params["spared"]}
+    if options["profile"] is not None:
+        options["profile"] = chosen_profile(context.obj, options["profile"])
     return {field: options[field] for field in FIELDS - {"name"} if options[field] not in (None, False, ())}
 
 
@@ -222,17 +230,18 @@ def _how_counted(new: Quota) -> str:
 
 def _say_what_holds(common: Common, kept: Kept, how: str) -> None:
     """Say what was agreed, how much of it is used, how that is known, and what is odd; have the daemon look at it."""
-    from esimbpf.sinks.quota import quota_sentence, used_sentence
+    from esimbpf.sinks.quota import named, quota_sentence, used_sentence
 
     whom = kept.quota.whom
-    with _ledger(common) as db:
+    with ledger_if_any(common) as db:
         told = quotas.standing(db, kept, datetime.now(UTC), local_zone())
+        about = named(kept.quota, ProfileNames(profiles.known(db)).named)
         seen = not isinstance(whom, App) or quotas.app_seen(db, whom.name)
     sentence = used_sentence(told)
     if told.period and how:
         sentence = f"{sentence[:-1]}, {how}."
     held = f" It is {told.state}." if told.held else ""
-    print(f"{quota_sentence(kept.quota)}. {sentence}{held}")
+    print(f"{quota_sentence(about)}. {sentence}{held}")
     if isinstance(whom, App) and not seen:
         _note(f"no app {whom.name!r} was counted yet; esimbpf report shows the names")
         if is_container(whom.name):
@@ -246,6 +255,7 @@ def _say_what_holds(common: Common, kept: Kept, how: str) -> None:
 def list_quotas(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print JSON lines, one for each quota.")] = False,
+    show_ids: ShowIds = False,
     units: UnitsOption = Units.SI,
 ) -> None:
     """Show all quotas, of the configuration and of the command line: used, left, when they begin anew."""
@@ -254,7 +264,7 @@ def list_quotas(
     from esimbpf.sinks.quota import quotas_table, saver_sentence
 
     common: Common = context.obj
-    with _standings(common) as (db, told, overruled):
+    with _standings(common, show_ids, as_json) as (db, told, overruled):
         saver = quotas.saver(db)
     for words in overruled.values():
         _note(words)
@@ -277,6 +287,7 @@ def show(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The quota.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print a JSON object.")] = False,
+    show_ids: ShowIds = False,
     units: UnitsOption = Units.SI,
 ) -> None:
     """Show all about one quota."""
@@ -285,7 +296,7 @@ def show(
     from esimbpf.sinks.quota import quota_screen
 
     common: Common = context.obj
-    with _standings(common) as (_, all_told, overruled):
+    with _standings(common, show_ids, as_json) as (_, all_told, overruled):
         told = [one for one in all_told if one.kept.quota.name == name]
     if not told:
         raise quotas.unknown(name)
@@ -378,21 +389,20 @@ def _note(text: str) -> None:
 
 
 @contextmanager
-def _ledger(common: Common) -> Iterator[sqlite3.Connection]:
-    """What is known, for reading; where there is no ledger, nothing is."""
-    path = common.state_dir / FILE_NAME
-    with said(path):
-        there = path.exists()
-    with open_ledger(common) if there else closing(empty()) as db:
-        yield db
+def _standings(
+    common: Common, show_ids: bool, as_json: bool
+) -> Iterator[tuple[sqlite3.Connection, list[Standing], Mapping[str, str]]]:
+    """How all quotas stand, with their profiles as they are shown, and what is to be said of those that are
+    overruled."""
+    from esimbpf.sinks.quota import named
 
-
-@contextmanager
-def _standings(common: Common) -> Iterator[tuple[sqlite3.Connection, list[Standing], Mapping[str, str]]]:
-    """How all quotas stand, and what is to be said of those that are overruled."""
     configured = config.read(common.config).quotas
-    with _ledger(common) as db:
-        told = quotas.standings(db, configured, datetime.now(UTC), local_zone())
+    with ledger_if_any(common) as db:
+        names = ProfileNames(profiles.known(db), show_ids)
+        told = [
+            replace(one, kept=replace(one.kept, quota=named(one.kept.quota, names.number if as_json else names.named)))
+            for one in quotas.standings(db, configured, datetime.now(UTC), local_zone())
+        ]
         yield db, told, quotas.overruled(db, configured)
 
 

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Annotated, Final
@@ -18,14 +19,16 @@ import typer
 
 from esimbpf import config
 from esimbpf.attribution import Namer
-from esimbpf.cli.options import Common
+from esimbpf.cli.options import Common, ShowIds
 from esimbpf.errors import EsimbpfError, NoSuchLink, UsageError
 from esimbpf.ledger import plans
-from esimbpf.ledger.database import FILE_NAME, connect, said
+from esimbpf.ledger.database import FILE_NAME, connect, empty, said
 from esimbpf.ledger.fold import DAY_S, KEEP_QUARTERS_S, Folding, note_downtime
+from esimbpf.ledger.profiles import known as known_profiles
 from esimbpf.ledger.query import ReportBy, Usage, bounds, grain_s, undone, usage
 from esimbpf.model import NOTHING
 from esimbpf.plan import Plan
+from esimbpf.profiles import ProfileNames
 from esimbpf.spans import Cycle, Once, Per, Span, day_at, first_instant, local_zone, spans, whole_at, zone_named
 from esimbpf.text import printable
 from esimbpf.units import Units, bytes_text
@@ -66,6 +69,7 @@ def report(
     as_csv: Annotated[bool, typer.Option("--csv", metavar="", help="Print CSV.")] = False,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print JSON lines.")] = False,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw a picture.")] = None,
+    show_ids: ShowIds = False,
     units: Annotated[Units, typer.Option(help="Decimal or binary prefixes.")] = Units.SI,
 ) -> None:
     """Who used how much, when: what the daemon has written down, and what is counted since.
@@ -85,7 +89,8 @@ def report(
     with open_ledger(context.obj) as db:
         _check_links(db, names)
         known, agreed = bounds(db), _plans_of(db, names)
-        cycle = _cycle(db, agreed, names) if per is Per.CYCLE else None
+        profiles = ProfileNames(known_profiles(db), show_ids)
+        cycle = _cycle(db, agreed, names, profiles) if per is Per.CYCLE else None
         zone = _zone_of(agreed)
         begin = _moment(since, now, zone) if since else _default_begin(now, zone, known, per)
         end = _moment(until, now, zone) if until else now
@@ -95,9 +100,9 @@ def report(
         cut = [whole] if per is None else list(spans(per, whole.begin, whole.end, zone, cycle))
         if len(cut) > _MOST_SPANS:
             raise UsageError(f"{len(cut)} rows are more than anybody reads", "choose a longer span or a later --since")
-        told = _by_span(db, cut, by, names)
+        told = _by_span(db, cut, by, names, profiles)
         if per is None and (svg is not None or not (as_csv or as_json)):
-            days = _by_span(db, list(spans(Per.DAY, whole.begin, whole.end, zone)), by, names)
+            days = _by_span(db, list(spans(Per.DAY, whole.begin, whole.end, zone)), by, names, profiles)
         ahead = _ahead(db, whole.end, zone, units, names)
     begun = whole_at(per, whole.begin, zone, cycle).begin if per else whole.begin
     note = f"times are of {zone}, the plan's zone" if str(zone) != str(local_zone()) else ""
@@ -117,11 +122,12 @@ def report(
 
 
 def _by_span(
-    db: sqlite3.Connection, cut: list[Span], by: ReportBy, names: tuple[str, ...]
+    db: sqlite3.Connection, cut: list[Span], by: ReportBy, names: tuple[str, ...], profiles: ProfileNames
 ) -> list[tuple[Span, list[Usage]]]:
     rows: dict[Span, list[Usage]] = {span: [] for span in cut}
     for row in usage(db, cut, by, names):
-        rows[row.span].append(row)
+        name = profiles.named(row.name) if by is ReportBy.PROFILE else row.name
+        rows[row.span].append(replace(row, profile=profiles.number(row.profile), name=name))
     return list(rows.items())
 
 
@@ -248,7 +254,7 @@ def _plans_of(db: sqlite3.Connection, names: tuple[str, ...]) -> list[Plan]:
     return [one for one in kept if one.target in targets]
 
 
-def _cycle(db: sqlite3.Connection, agreed: list[Plan], names: tuple[str, ...]) -> Cycle:
+def _cycle(db: sqlite3.Connection, agreed: list[Plan], names: tuple[str, ...], profiles: ProfileNames) -> Cycle:
     """The cycle of the plan that is meant; UsageError if that cannot be known, or it was never used."""
     kept = list(plans.kept(db))
     if not kept:
@@ -260,17 +266,19 @@ def _cycle(db: sqlite3.Connection, agreed: list[Plan], names: tuple[str, ...]) -
     found = own or agreed
     if not found:
         raise UsageError(
-            f"no plan is known for {', '.join(names)}", f"there are plans for: {', '.join(one.target for one in kept)}"
+            f"no plan is known for {', '.join(names)}",
+            f"there are plans for: {', '.join(profiles.target(one.target) for one in kept)}",
         )
     if len(found) > 1:
         raise UsageError(
-            f"there are several plans: {', '.join(one.target for one in found)}",
+            f"there are several plans: {', '.join(profiles.target(one.target) for one in found)}",
             "name the link whose cycles are meant: esimbpf report LINK --per cycle",
         )
     cycle = plans.cycle_of(db, found[0])
     if isinstance(cycle, Once) and cycle.first is None:
         raise UsageError(
-            f"the plan of {found[0].target} is not in use yet: its only cycle begins with its first use",
+            f"the plan of {profiles.target(found[0].target)} is not in use yet: its only cycle begins with its first "
+            "use",
             "see what was counted before: esimbpf report --per day",
         )
     return cycle
@@ -306,6 +314,16 @@ def open_ledger(common: Common) -> Iterator[sqlite3.Connection]:
                 folding.take(reader_of(engine, owns_slots=False).read())
                 folding.commit()
             yield db
+
+
+@contextmanager
+def ledger_if_any(common: Common) -> Iterator[sqlite3.Connection]:
+    """What is known, for reading; where there is no ledger, nothing is."""
+    path = common.state_dir / FILE_NAME
+    with said(path):
+        there = path.exists()
+    with open_ledger(common) if there else closing(empty()) as db:
+        yield db
 
 
 def _default_begin(now: datetime, zone: tzinfo, known: Span | None, per: Per | None) -> datetime:

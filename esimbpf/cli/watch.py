@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from esimbpf.cli.options import By, Common, Interval, Links, MaxProcesses, open_session
+from esimbpf.cli.options import By, Common, Interval, Links, MaxProcesses, ShowIds, open_session
 from esimbpf.cli.streams import give_up
 from esimbpf.errors import UsageError
 from esimbpf.model import GroupBy
 from esimbpf.pace import Pace
+from esimbpf.profiles import ProfileNames
 
 if TYPE_CHECKING:
     from esimbpf.ledger.outbox import Follower
@@ -39,6 +40,7 @@ def watch(
         ),
     ] = False,
     max_processes: MaxProcesses = 16384,
+    show_ids: ShowIds = False,
 ) -> None:
     """Print what every process moves as JSON lines, one object a line.
 
@@ -59,7 +61,7 @@ def watch(
         open_session(common, links or (), interval, [by], max_processes) as session,
         Pace(interval, end_on=(signal.SIGINT, signal.SIGTERM)) as pace,
     ):
-        lines = JsonLines(session.start, _write, everything)
+        lines = JsonLines(session.start, _write, everything, ProfileNames(show_ids=show_ids))
         try:
             events = Follower(common.state_dir)
             lines.start()

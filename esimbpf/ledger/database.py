@@ -317,6 +317,12 @@ def _origin_of_state(db: sqlite3.Connection) -> None:
     db.execute("UPDATE quota_state SET origin = 'state' WHERE name IN (SELECT name FROM quota)")
 
 
+def _labels(db: sqlite3.Connection) -> None:
+    # What people call a profile: the user's own label, and what lpac has told; empty where there is none.
+    for label in ("own_label", "lpac_label"):
+        db.execute(f"ALTER TABLE profile ADD COLUMN {label} TEXT NOT NULL DEFAULT ''")
+
+
 MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
     ("the first tables", _first),
     ("plans", _plans),
@@ -325,6 +331,7 @@ MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] 
     ("events", _events),
     ("events by their id", _events_by_their_id),
     ("whose a quota's state is", _origin_of_state),
+    ("labels of profiles", _labels),
 )
 """By name, in their order; the number of those that were made is the file's user_version."""
 

@@ -22,6 +22,7 @@ from esimbpf.ledger.database import transaction
 from esimbpf.ledger.fold import QUARTER_S
 from esimbpf.ledger.query import ReportBy, Usage, usage
 from esimbpf.model import Counters, Kind
+from esimbpf.modem.numbering import masked
 from esimbpf.plan import Plan
 from esimbpf.quota import (
     App,
@@ -347,7 +348,7 @@ def _ground(db: sqlite3.Connection, quota: Quota, zone: tzinfo, known: Sequence[
         if quota.per is not QuotaPer.CYCLE:
             return _Ground(zone)
         several = not named and by_target
-        whose = f" for {quota.profile or quota.link}" if named else ""
+        whose = f" for {masked(quota.profile) if quota.profile else quota.link}" if named else ""
         lacks = "there are several plans, and it names neither link nor profile" if several else ""
         return _Ground(zone, lacks=lacks or f"no plan is known{whose}: esimbpf plan set")
     cycle = plans.cycle_of(db, plan) if quota.per is QuotaPer.CYCLE else None

@@ -31,9 +31,9 @@ def normal_eid(text: str) -> str | None:
     return text if _EID.fullmatch(text) else None
 
 
-def masked(number: str) -> str:
+def masked(number: str, last: int = _SHOWN) -> str:
     """An ICCID or EID as it is shown where people look on: issuer and last digits, as in `8949…1234`."""
-    return f"{number[:_SHOWN]}…{number[-_SHOWN:]}" if len(number) > 2 * _SHOWN else "…"
+    return f"{number[:_SHOWN]}…{number[-last:]}" if len(number) > _SHOWN + last else "…"
 
 
 @dataclass(frozen=True, slots=True)

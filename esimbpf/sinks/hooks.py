@@ -11,6 +11,7 @@ from rich.text import Text
 
 from esimbpf.hooks import Hook
 from esimbpf.ledger.outbox import Posted
+from esimbpf.profiles import ProfileNames
 
 __all__ = ["events_table", "hooks_table"]
 
@@ -29,14 +30,14 @@ def hooks_table(hooks: Sequence[tuple[Hook, str]]) -> Table:
     return table
 
 
-def events_table(events: Sequence[Posted], zone: tzinfo | None) -> Table:
+def events_table(events: Sequence[Posted], zone: tzinfo | None, names: ProfileNames) -> Table:
     """Events, the last one below, with what has become of each hook."""
     table = _table("time", "event", "", "hooks")
     for posted in events:
         table.add_row(
             Text(f"{posted.event.time.astimezone(zone):%Y-%m-%d %H:%M:%S}"),
             Text(posted.event.type.value),
-            Text(posted.event.message),
+            Text(posted.event.named(names).message),
             Text("\n".join(_told(*hook) for hook in posted.hooks)),
         )
     return table

@@ -21,6 +21,7 @@ import orjson
 
 from esimbpf.events import Event
 from esimbpf.model import Kind, LinkTick, Row, Start, Tick
+from esimbpf.profiles import ProfileNames
 from esimbpf.users import user_name
 
 __all__ = ["VERSION", "EndReason", "JsonLines", "schema"]
@@ -53,7 +54,14 @@ class JsonLines:
     many hundred rows is handed over in several parts. What `write` raises (BrokenPipeError) passes through.
     """
 
-    def __init__(self, start: Start, write: Callable[[bytes], object], show_all: bool = False) -> None:
+    def __init__(
+        self,
+        start: Start,
+        write: Callable[[bytes], object],
+        show_all: bool = False,
+        names: ProfileNames | None = None,
+    ) -> None:
+        self._names = names or ProfileNames()
         self._start = start
         self._write = write
         self._show_all = show_all
@@ -97,7 +105,7 @@ class JsonLines:
     def events(self, events: Iterable[Event]) -> None:
         """Write `event` lines."""
         for event in events:
-            self._write(_dumped(event.to_json()))
+            self._write(_dumped(event.named(self._names).to_json()))
 
     def end(self, time: datetime, reason: EndReason) -> None:
         """Write the `end` line."""

@@ -25,9 +25,14 @@ _TWO_LINES: Final = 80
 _ONE_LINE: Final = 120
 
 
-def plan_screen(plan: Plan, told: Assessment, units: Units = Units.SI, ascii_only: bool = False) -> RenderableType:
-    """Used, remaining, will it last, what is safe today, what it costs, and who is to blame."""
-    target, zone = plan.target.partition(":")[2], ZoneInfo(plan.zone)
+def plan_screen(
+    plan: Plan, told: Assessment, units: Units = Units.SI, ascii_only: bool = False, target: str = ""
+) -> RenderableType:
+    """Used, remaining, will it last, what is safe today, what it costs, and who is to blame.
+
+    `target` is what to call what the plan is for, a link's name if empty.
+    """
+    target, zone = target or plan.target.partition(":")[2], ZoneInfo(plan.zone)
     if told.cycle is None:
         first = plan.cycle.first if isinstance(plan.cycle, Once) else None
         begins = f"it begins on {first}" if first else "it begins with the first use"
@@ -193,13 +198,16 @@ def _utc(moment: datetime | None) -> str | None:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else None
 
 
-def plan_fields(plan: Plan, told: Assessment) -> dict[str, object]:
-    """An object of type `plan`, version 1; null where nothing can be said. Money is a decimal number in a string."""
+def plan_fields(plan: Plan, told: Assessment, target: str) -> dict[str, object]:
+    """An object of type `plan`, version 1; null where nothing can be said. Money is a decimal number in a string.
+
+    `target` is the plan's, as it is shown.
+    """
     return {
         "type": "plan",
         "v": 1,
         "time": _utc(told.now),
-        "target": plan.target,
+        "target": target,
         "plan": plan.to_json(),
         "cycle_begin": _utc(told.cycle.begin) if told.cycle else None,
         "cycle_end": _utc(told.cycle.end) if told.cycle else None,

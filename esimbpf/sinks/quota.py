@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
 from typing import Final
 
@@ -32,7 +33,7 @@ from esimbpf.saver import Saver
 from esimbpf.units import Units, bytes_text
 from esimbpf.users import user_name
 
-__all__ = ["quota_fields", "quota_screen", "quota_sentence", "quotas_table", "saver_sentence", "used_sentence"]
+__all__ = ["named", "quota_fields", "quota_screen", "quota_sentence", "quotas_table", "saver_sentence", "used_sentence"]
 
 _WIDE: Final = 110
 """Columns of a terminal from which on a quota has a row of a table; below, a paragraph."""
@@ -56,6 +57,11 @@ _STYLES: Final = {
     State.SNOOZED: "yellow",
     State.NOT_IN_FORCE: "yellow",
 }
+
+
+def named(quota: Quota, as_shown: Callable[[str], str]) -> Quota:
+    """The quota with its profile as it is to be shown."""
+    return replace(quota, profile=quota.profile and as_shown(quota.profile))
 
 
 # -- sentences ---------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def test_a_travel_plan_before_and_after_its_days() -> None:
     ],
 )
 def test_programs_get_what_the_schema_promises(cycle: str, told: Assessment) -> None:
-    line = json.loads(orjson.dumps(plan_fields(plan(cycle, "billed:0.02EUR/MB"), told)))
+    line = json.loads(orjson.dumps(plan_fields(plan(cycle, "billed:0.02EUR/MB"), told, "link:wwan0")))
     valid = Draft202012Validator(schema(), format_checker=Draft202012Validator.FORMAT_CHECKER)
     valid.validate(line)
     for field in line:

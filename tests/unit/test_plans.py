@@ -202,12 +202,12 @@ def test_a_plan_is_set_shown_changed_and_removed(tmp_path: Path) -> None:
     assert (told["target"], told["used_bytes"], told["plan"]["zone"]) == ("link:wwan0", 400_000_007, "Europe/Berlin")
     assert "firefox" in esimbpf(tmp_path, "show").stdout
     esimbpf(tmp_path, "set", "wwan0", "--allowance", "5GiB", "--cycle", "monthly:15", "--used", "1.5GB")
-    esimbpf(tmp_path, "set", "--profile", "8949", "--allowance", "1GB", "--cycle", "once:7d")
+    esimbpf(tmp_path, "set", "--profile", "8949020000001234567", "--allowance", "1GB", "--cycle", "once:7d")
     [told] = map(json.loads, esimbpf(tmp_path, "show", "wwan0", "--json").stdout.splitlines())
     assert (told["used_bytes"], told["allowance_bytes"]) == (1_500_000_000, 5 * 2**30)
     assert "no plan is known for link:wwan9" in esimbpf(tmp_path, "show", "wwan9", status=3).stderr
     esimbpf(tmp_path, "remove", "wwan0")
-    esimbpf(tmp_path, "remove", "--profile", "8949")
+    esimbpf(tmp_path, "remove", "--profile", "8949020000001234567")
     assert "no plan is known" in esimbpf(tmp_path, "show", status=3).stderr
     assert "no plan is known for link:wwan0" in esimbpf(tmp_path, "remove", "wwan0", status=3).stderr
 
@@ -223,7 +223,10 @@ def test_a_plan_is_set_shown_changed_and_removed(tmp_path: Path) -> None:
         (("--allowance", "1GB", "--cycle", "monthly:1", "--zone", "Mars/Base"), "no time zone named 'Mars/Base'"),
         (("--allowance", "1GB", "--cycle", "monthly:1", "--then", "free"), "'free' does not say"),
         (("--allowance", "1GB", "--cycle", "monthly:1", "--warn", "x"), "no list of percentages"),
-        (("--allowance", "1GB", "--cycle", "monthly:1", "--profile", "8949"), "for a link or for a profile"),
+        (
+            ("--allowance", "1GB", "--cycle", "monthly:1", "--profile", "8949020000001234567"),
+            "for a link or for a profile",
+        ),
         (("--allowance", "1GB"), "--cycle"),
     ],
 )

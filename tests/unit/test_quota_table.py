@@ -158,9 +158,10 @@ def test_what_is_understood_is_said_in_a_sentence() -> None:
         "updates (unit apt-daily.service): at most 100 MB in all, down and up; then blocked",
         "month (executable /usr/bin/curl): at most 100 MB a cycle, down and up; then told",
     ]
-    bare = standing(2**20, cgroup="/a", limit="1200", profile="8949", per="hour", when="home")
+    bare = standing(2**20, cgroup="/a", limit="1200", profile="8949020000001234567", per="hour", when="home")
     assert quota_sentence(bare.kept.quota) == (
-        "backup (cgroup /a): at most 1200 B an hour, down and up, with profile 8949, while not roaming; then blocked"
+        "backup (cgroup /a): at most 1200 B an hour, down and up, with profile 8949020000001234567, while not roaming; "
+        "then blocked"
     )
     assert used_sentence(bare, Units.IEC) == "Used this hour: 1.00 MiB."
 

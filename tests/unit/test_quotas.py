@@ -94,7 +94,7 @@ def stand(db: sqlite3.Connection, now: datetime = NOW, configured: Sequence[Quot
         ({"direction": "up"}, 100),
         ({"link": "wwan1"}, 3),
         ({"link": "wwan7"}, 0),
-        ({"profile": "8949"}, 5),
+        ({"profile": "8949020000001234567"}, 5),
         ({"app": None, "user": "1000"}, 1000 + 100 + 5 + 20_000),
         ({"app": None, "user": "1001"}, 3),
         ({"app": None, "all": True}, 1108 + 20_000 + 700),
@@ -107,7 +107,7 @@ def stand(db: sqlite3.Connection, now: datetime = NOW, configured: Sequence[Quot
 def test_only_what_a_quota_is_about_counts(db: sqlite3.Connection, changed: dict[str, Any], used: int) -> None:
     moved(db, 1000, 100, at=DAY.begin)
     moved(db, 3, link=2, uid=1001)
-    moved(db, 5, identity=Identity(profile="8949", roaming=True))
+    moved(db, 5, identity=Identity(profile="8949020000001234567", roaming=True))
     moved(db, 20_000, app=2, identity=Identity(roaming=False))
     moved(db, 700, kind="kernel", app=0, uid=-1)
     moved(db, 9_000_000, at=DAY.begin - timedelta(minutes=1))
@@ -155,8 +155,8 @@ def test_the_day_is_that_of_the_plan(db: sqlite3.Connection) -> None:
         (("link:wwan0",), {}, 15, ""),
         (("link:wwan1",), {"link": "wwan0"}, None, "no plan is known for wwan0: esimbpf plan set"),
         (("link:wwan0", "link:wwan1"), {}, None, "there are several plans, and it names neither link nor profile"),
-        (("link:wwan0", "profile:8949"), {"link": "wwan0", "profile": "8949"}, 16, ""),
-        (("link:wwan0",), {"link": "wwan0", "profile": "8949"}, 15, ""),
+        (("link:wwan0", "profile:8949020000001234567"), {"link": "wwan0", "profile": "8949020000001234567"}, 16, ""),
+        (("link:wwan0",), {"link": "wwan0", "profile": "8949020000001234567"}, 15, ""),
     ],
 )
 def test_a_cycle_is_that_of_the_profiles_or_links_plan(
@@ -599,7 +599,7 @@ def test_what_was_counted_today_counts_unless_it_is_said_otherwise(tmp_path: Pat
         (("--direction", "left"), "direction 'left' is none"),
         (("--per", "year"), "per 'year' is none"),
         (("--link", "a/b"), "link 'a/b' is no interface"),
-        (("--profile", ""), "profile '' cannot be used"),
+        (("--profile", ""), "profile '' is no ICCID"),
         (("--when", "abroad"), "when 'abroad' is none"),
         (("--warn", "x"), "warn 'x' is no list of percentages"),
         (("--do", "explode"), "do 'explode' is nothing"),

@@ -63,7 +63,7 @@ QUOTA: Wrong = {
     "direction": [(wrong, "both, down, up") for wrong in ("", HOSTILE, "sideways", "Up")],
     "per": [(wrong, PERIODS) for wrong in ("", HOSTILE, "year", "Day")],
     "link": [("", SEEN), (HOSTILE, SEEN), ("a/b", "esimbpf links"), ("a b", "esimbpf links"), ("x" * 128, "1 to 127")],
-    "profile": [("", SEEN), (HOSTILE, SEEN), (" ", "no space before"), ("8" * 65, "1 to 64")],
+    "profile": [(wrong, "its 18 to 20 digits") for wrong in ("", HOSTILE, " ", "8" * 17, "8" * 21, "x" * 19)],
     "when": [(wrong, "roaming, home") for wrong in ("", HOSTILE, "abroad")],
     "warn": [
         (wrong, "1 to 99, for example 80,95, or none") for wrong in ("", HOSTILE, "x", "0", "100", "80,,95", "8.5")
