@@ -151,7 +151,7 @@ struct link {
 	__u32 ifindex;
 	__u32 header_len;	/* of the link layer: 14 on Ethernet, 0 on raw IP */
 	__u32 fragments_seen;	/* set by the kernel side; from then on reassembly is looked for */
-	__u32 padding;
+	__u32 number;		/* its own, of those below MAX_LINKS */
 };
 _Static_assert(sizeof(struct link) == 16, "struct link");
 

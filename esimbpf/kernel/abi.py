@@ -45,7 +45,7 @@ DESCENDANT: Final = struct.Struct("=2I")
 SETTINGS: Final = struct.Struct("=5I")
 """struct settings: slots_per_link, links, sees_forks, follows, enforces."""
 WATCHED_LINKS: Final = struct.Struct("=Q" + "4I" * MAX_LINKS + "4I")
-"""struct watched_links: netns_cookie; of each link ifindex, header_len, fragments_seen, padding; quota_epoch,
+"""struct watched_links: netns_cookie; of each link ifindex, header_len, fragments_seen, number; quota_epoch,
 open_services, resets_wanted, padding."""
 LINK_OFFSET: Final = 8
 LINK_BYTES: Final = 16

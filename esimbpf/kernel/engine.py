@@ -402,6 +402,7 @@ class Engine:
     def watch_link(self, index: int, ifindex: int, header_len: int) -> None:
         """Tell the programs the interface of link number `index`; ifindex 0: none."""
         at = abi.LINK_OFFSET + index * abi.LINK_BYTES
+        self._watched[at + 12 : at + 16] = index.to_bytes(4, sys.byteorder)
         self._watched[at + 4 : at + 8] = header_len.to_bytes(4, sys.byteorder)
         self._watched[at : at + 4] = ifindex.to_bytes(4, sys.byteorder)
 
