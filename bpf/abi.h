@@ -117,6 +117,8 @@ struct process {
 	__u64 start_ns;
 	__u64 cgroup_id;
 	__u64 netns_cookie;
+	__u64 app;		/* for which it is taken: the hash of a name, see naming.h; 0: not known */
+	__u64 exe_path;		/* the hash of its executable's path; 0: not known */
 	__u64 exe_inode;
 	__u32 exe_device;	/* as the kernel encodes dev_t: major << 20 | minor */
 	__u32 tgid;
@@ -130,7 +132,7 @@ struct process {
 	char cgroup[PATH_BYTES];
 	char args[ARGS_BYTES];
 };
-_Static_assert(sizeof(struct process) == 72 + 2 * PATH_BYTES + ARGS_BYTES, "struct process");
+_Static_assert(sizeof(struct process) == 88 + 2 * PATH_BYTES + ARGS_BYTES, "struct process");
 
 struct process_key {
 	__u64 start_ns;
@@ -279,9 +281,53 @@ _Static_assert(sizeof(struct quotas_block) == 3072, "struct quotas_block");
 
 /* The cgroups in which a slot's process is, its own first. */
 struct ancestry {
-	__u64 cgroups[ANCESTORS];
+	__u64 cgroups[ANCESTORS];	/* their ids */
+	__u64 paths[ANCESTORS + 1];	/* the hashes of their paths; the last is that of what is above */
+	__u64 named;			/* the app that they name, as in struct process; 1: none */
+	__u32 unit;			/* where in the record the unit's name begins, and, << 16, where it ends */
+	__u32 padding;
 };
-_Static_assert(sizeof(struct ancestry) == 8 * ANCESTORS, "struct ancestry");
+_Static_assert(sizeof(struct ancestry) == 8 * (2 * ANCESTORS + 3), "struct ancestry");
+
+/* --- names: see naming.h --------------------------------------------------- */
+
+#define PREFIX_BYTES 4
+#define MANAGER_PREFIX_BYTES 7
+#define CONTAINER_PREFIX_BYTES 12
+
+/* What a word says of the name that it is, or is a part of. */
+enum word_meaning {
+	WORD_SCOPE = 1 << 0,		/* what units' names end with */
+	WORD_SERVICE = 1 << 1,
+	WORD_DESKTOP = 1 << 2,		/* with what they begin, PREFIX_BYTES long */
+	WORD_SNAP = 1 << 3,
+	WORD_TRANSIENT = 1 << 4,
+	WORD_HOST_PREFIX = 1 << 5,
+	WORD_RANDOM = 1 << 6,		/* stands where else a launch's number stands */
+	WORD_HOST = 1 << 7,		/* a service that runs what others tell it to */
+	WORD_TERMINAL = 1 << 8,
+	WORD_CONTAINERS = 1 << 9,	/* a cgroup of containers, or CONTAINER_PREFIX_BYTES of such */
+	WORD_MANAGER = 1 << 10,		/* one below which services are, by their names */
+	WORD_MANAGER_PREFIX = 1 << 11,	/* the same, MANAGER_PREFIX_BYTES before their names */
+	WORD_PIPES = 1 << 12,		/* where no script is a file */
+	WORD_RUNNER = 1 << 13,		/* a program that runs others, of one of the following kinds */
+	WORD_MULTI_CALL = 1 << 14,
+	WORD_INTERPRETER = 1 << 15,
+	WORD_PLUS = 1 << 16,		/* one whose options may begin with a plus */
+	WORD_LONG = 1 << 17,		/* one whose long options may bring the script */
+	WORD_NOT_FOLLOWED = 1 << 18,	/* one whose command line is not understood here */
+};
+
+/* Of an interpreter also how its command line is read: letters, a bit for each from 64 on. */
+struct word {
+	__u32 meanings;
+	__u32 options;		/* the same for those that read it alike */
+	__u64 value;		/* has a value: the rest of the word, or the next word */
+	__u64 attached;		/* the rest of the word is its value */
+	__u64 code;		/* there is no script */
+	__u64 script;		/* its value is the script */
+};
+_Static_assert(sizeof(struct word) == 40, "struct word");
 
 /* Of blocked packets. */
 struct blocked_key {

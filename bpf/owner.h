@@ -16,8 +16,7 @@
 #include <linux/in6.h>
 #include "vmlinux.h"
 #include "maps.h"
-
-#define MAX_PATH_DEPTH 24
+#include "naming.h"
 
 /* Reads through pointers that the verifier does not know. */
 #define READ(pointer, field) ({						\
@@ -154,9 +153,8 @@ __noinline int record_process(__u32 slot, __u64 leader_address, __u32 running)
 {
 	struct process *process = process_at(slot);
 	struct task_struct *leader = (void *)leader_address;
-	struct slot *state = slot_at(slot);
 
-	if (!process || !state)
+	if (!process)
 		return 0;
 	process->start_ns = READ(leader, start_boottime);
 	process->tgid = READ(leader, tgid);
@@ -167,9 +165,24 @@ __noinline int record_process(__u32 slot, __u64 leader_address, __u32 running)
 	record_cgroup(slot, leader_address);
 	if (running)
 		record_args(slot, leader_address);
-	state->revision++;
-	state->state = SLOT_LIVE;
 	return 0;
+}
+
+/* Describes a slot's process; from then on the slot is its. */
+static __always_inline void describe(__u32 slot, __u64 leader, __u32 running)
+{
+	struct slot *state = slot_at(slot);
+
+	record_process(slot, leader, running);
+	if (settings.enforces) {
+		note_exe(slot);
+		note_cgroup(slot);
+		note_app(slot);
+	}
+	if (state) {
+		state->revision++;
+		state->state = SLOT_LIVE;
+	}
 }
 
 static __always_inline struct process_key process_key_of(struct task_struct *leader)
@@ -203,7 +216,7 @@ __noinline __u32 process_slot(__u64 leader_address, __u32 running)
 		found = process_slot_find(&key);
 		return found ? *found : SLOT_OVERFLOW;
 	}
-	record_process(slot, leader_address, running);
+	describe(slot, leader_address, running);
 	return slot;
 }
 
@@ -370,7 +383,7 @@ static __always_inline int process_exec(struct task_struct *task)
 	__u32 *slot = process_slot_find(&key);
 
 	if (slot)
-		record_process(*slot, (__u64)leader, true);
+		describe(*slot, (__u64)leader, true);
 	return 0;
 }
 
@@ -385,6 +398,10 @@ static __always_inline int process_move(struct task_struct *task)
 	if (!state)
 		return 0;
 	record_cgroup(*slot, (__u64)leader);
+	if (settings.enforces) {
+		note_cgroup(*slot);
+		note_app(*slot);
+	}
 	state->revision++;
 	return 0;
 }

@@ -30,7 +30,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum, IntFlag, auto
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from types import MappingProxyType
@@ -39,7 +39,19 @@ from esimbpf.errors import UsageError
 from esimbpf.model import Process
 from esimbpf.text import original, printable
 
-__all__ = ["UNKNOWN", "NamedBy", "Rule", "app_name", "is_container", "named_by", "process_name"]
+__all__ = [
+    "UNKNOWN",
+    "Meaning",
+    "NamedBy",
+    "Rule",
+    "Word",
+    "app_name",
+    "is_container",
+    "named_by",
+    "process_name",
+    "spellings",
+    "words",
+]
 
 UNKNOWN = "unknown"
 """Shown where neither executable nor command name is known."""
@@ -619,3 +631,100 @@ def _after_letters(word: str, words: Iterator[str], options: _CommandLine) -> st
         if letter in options.attached:
             return None
     return None
+
+
+# --- for those who name apps elsewhere ----------------------------------------------------------------------
+
+
+class Meaning(IntFlag):
+    """What a word says of a name that it is, or that it is a part of: enum word_meaning of bpf/abi.h."""
+
+    SCOPE = auto()
+    SERVICE = auto()
+    DESKTOP = auto()
+    SNAP = auto()
+    TRANSIENT = auto()
+    HOST_PREFIX = auto()
+    RANDOM = auto()
+    HOST = auto()
+    TERMINAL = auto()
+    CONTAINERS = auto()
+    MANAGER = auto()
+    MANAGER_PREFIX = auto()
+    PIPES = auto()
+    RUNNER = auto()
+    MULTI_CALL = auto()
+    INTERPRETER = auto()
+    PLUS = auto()
+    LONG = auto()
+    NOT_FOLLOWED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word by which the kernel side (bpf/naming.h) finds an app's name as `app_name` does."""
+
+    text: str
+    meaning: Meaning
+    options: int = 0
+    """Of an interpreter, the same for those whose command lines are read alike; letters as `_CommandLine` has them."""
+    value: str = ""
+    attached: str = ""
+    code: str = ""
+    script: str = ""
+
+
+_PARTS: Mapping[str, Meaning] = MappingProxyType(
+    {
+        "scope": Meaning.SCOPE,
+        "service": Meaning.SERVICE,
+        "app-": Meaning.DESKTOP,
+        "snap": Meaning.SNAP,
+        "run-": Meaning.TRANSIENT,
+        **dict.fromkeys(_HOST_PREFIXES, Meaning.HOST_PREFIX),
+        "autostart": Meaning.RANDOM,
+        **dict.fromkeys(("machine.slice", "lxc", "lxc.payload", "lxc.payload."), Meaning.CONTAINERS),
+        **dict.fromkeys(("rc", "services"), Meaning.MANAGER),
+        "openrc.": Meaning.MANAGER_PREFIX,
+        **dict.fromkeys(("/dev/", "/proc/"), Meaning.PIPES),
+        **dict.fromkeys(_MULTI_CALL, Meaning.RUNNER | Meaning.MULTI_CALL),
+        "env": Meaning.RUNNER | Meaning.NOT_FOLLOWED,
+    }
+)
+
+
+def words() -> Iterator[Word]:
+    """All words; those of HOST and TERMINAL are in lower case, and meant in any."""
+    yield from (Word(text, meaning) for text, meaning in _PARTS.items())
+    yield from (
+        Word(text, Meaning((text in _HOSTS) * Meaning.HOST | (text in _TERMINALS) * Meaning.TERMINAL))
+        for text in sorted(_HOSTS | _TERMINALS)
+    )
+    kinds = list(dict.fromkeys(map(id, _INTERPRETERS.values())))
+    for text, options in _INTERPRETERS.items():
+        followed = options.clusters and not options.suffixes and not options.own
+        yield Word(
+            text,
+            Meaning.RUNNER
+            | Meaning.INTERPRETER
+            | Meaning.PLUS * ("+" in options.prefixes)
+            | Meaning.LONG * bool(options.code_words or options.script_words)
+            | Meaning.NOT_FOLLOWED * (not followed),
+            kinds.index(id(options)) + 1,
+            options.value,
+            options.attached,
+            options.code,
+            options.script,
+        )
+
+
+def spellings(app: str) -> frozenset[bytes]:
+    """An app's name as it may stand in a unit's name, and elsewhere: as it is, or as systemd escapes it."""
+    name = original(app)
+    template, at, instance = name.partition(b"@")
+    return frozenset((name, _systemd_escaped(name), template + at + _systemd_escaped(instance)))
+
+
+def _systemd_escaped(name: bytes) -> bytes:
+    """What `_systemd_unescaped` undoes, but for slashes, which no app's name has (unit_name_escape() in systemd)."""
+    return re.sub(rb"[^0-9A-Za-z:_.]|^\.", lambda match: b"\\x%02x" % match[0][0], name)

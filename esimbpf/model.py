@@ -109,6 +109,8 @@ class Process:
     cgroup_id: int = 0
     exe_device: int = 0
     exe_inode: int = 0
+    app_hash: int = 0
+    """Of the name of the app for which the kernel takes it (esimbpf.kernel.naming); 0 if it does not know."""
 
 
 @dataclass(frozen=True, slots=True)

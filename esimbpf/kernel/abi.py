@@ -32,10 +32,10 @@ USAGE_BLOCK: Final = struct.Struct(f"={4 * USAGES_PER_BLOCK}Q")
 """struct usage_block."""
 SLOT: Final = struct.Struct("=IBBH")
 """struct slot: generation, state, shares, revision."""
-PROCESS: Final = struct.Struct(f"=4Q3I3H6x{COMM_BYTES}s{PATH_BYTES}s{PATH_BYTES}s{ARGS_BYTES}s")
+PROCESS: Final = struct.Struct(f"=6Q3I3H6x{COMM_BYTES}s{PATH_BYTES}s{PATH_BYTES}s{ARGS_BYTES}s")
 """struct process."""
 PROCESS_FIELDS: Final = (
-    *("start_ns", "cgroup_id", "netns_cookie", "exe_inode", "exe_device", "tgid", "uid"),
+    *("start_ns", "cgroup_id", "netns_cookie", "app", "exe_path", "exe_inode", "exe_device", "tgid", "uid"),
     *("exe_bytes", "cgroup_bytes", "args_bytes", "comm", "exe", "cgroup", "args"),
 )
 PROCESS_KEY: Final = struct.Struct("=QII")
@@ -73,6 +73,9 @@ BLOCKED_KEY: Final = struct.Struct("=2I")
 """struct blocked_key: link, slot."""
 EXE_KEY: Final = struct.Struct("=QI4x")
 """struct exe_key: inode, device."""
+WORD_KEY: Final = struct.Struct("=Q")
+WORD: Final = struct.Struct("=2I4Q")
+"""struct word: meanings, options, value, attached, code, script."""
 DESCENDANTS: Final = 16384
 """Descendants of commands that are remembered where commands are followed."""
 COMMANDS: Final = 64
@@ -153,6 +156,8 @@ def process_of(record: Mapping[str, Any], exited: bool) -> ProcessRecord:
         cgroup_id=record["cgroup_id"],
         exe_device=record["exe_device"],
         exe_inode=record["exe_inode"],
+        # Programs of before quotas did not have it.
+        app_hash=record.get("app", 0),
     )
     return ProcessRecord(process, cut_exe=exe_bytes >= PATH_BYTES, cut_args=args_bytes >= ARGS_BYTES)
 

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from esimbpf.errors import EsimbpfError, KernelLacks, NotPermitted
-from esimbpf.kernel import abi, libbpf
+from esimbpf.kernel import abi, libbpf, naming
 from esimbpf.kernel.procfs import capabilities
 from esimbpf.kernel.programs import PROGRAMS, Hook, Program
 from esimbpf.machine import suffices
@@ -42,7 +42,7 @@ MAPS: Final = (
     # Named so that pins keep them, too.
     *("owners", "echo_senders", "deliveries"),
     *("quota_rules", "quota_uses", "quota_exes", "quota_cgroups", "quota_users", "quota_processes"),
-    *("quota_names", "quota_everybody", "quotas_blocks", "ancestries", "blocked", "unwanted"),
+    *("quota_names", "quota_everybody", "quotas_blocks", "ancestries", "words", "blocked", "unwanted"),
 )
 """The maps of the object; those of the second line concern the programs alone."""
 
@@ -91,6 +91,7 @@ def load(
             ("process_slots", slots),
             ("quotas_blocks", slots // abi.QUOTAS_PER_BLOCK if follow else 1),
             ("ancestries", slots),
+            ("words", naming.WORDS if follow else 1),
             ("commands", abi.COMMANDS if follow else 1),
             ("descendants", abi.DESCENDANTS if follow else 1),
         ):
@@ -129,6 +130,9 @@ class Engine:
         self._prepare(processes, links)
         self._object: int | None = self._load(set(skip), follow, maps)
         self._open(self._loaded_map, self._loaded_program)
+        if follow:
+            for key, word in naming.packed_words():
+                self.map_of("words", abi.WORD.size).put(key, word)
         if maps is None:
             for slot in range(self.last_slot, FIRST_PROCESS_SLOT - 1, -1):
                 self.free_slots.push(slot)

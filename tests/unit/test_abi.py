@@ -9,6 +9,7 @@ from struct import Struct
 
 import pytest
 
+from esimbpf.apps import Meaning
 from esimbpf.kernel import abi
 from esimbpf.snapshot import FIRST_PROCESS_SLOT, ReservedSlot
 
@@ -47,6 +48,7 @@ def test_sizes_are_those_of_the_header(tmp_path: Path) -> None:
         "struct exe_key": abi.EXE_KEY,
         "struct name_key": Struct(f"{abi.NAME_BYTES}s"),
         "struct blocked_key": abi.BLOCKED_KEY,
+        "struct word": abi.WORD,
     }
     said = say(tmp_path, *(f"sizeof({name})" for name in mirrored))
     assert said == [structure.size for structure in mirrored.values()]
@@ -69,6 +71,7 @@ def test_sizes_are_those_of_the_header(tmp_path: Path) -> None:
         ("quota_rule", abi.QUOTA_RULE, ["terms", "current"]),
         ("exe_key", abi.EXE_KEY, ["inode", "device"]),
         ("blocked_key", abi.BLOCKED_KEY, ["link", "slot"]),
+        ("word", abi.WORD, ["meanings", "options", "value", "attached", "code", "script"]),
     ],
 )
 def test_fields_stand_where_the_header_has_them(
@@ -99,6 +102,7 @@ def test_constants_are_those_of_the_header(tmp_path: Path) -> None:
     assert say(tmp_path, "FIRST_PROCESS_SLOT") == [FIRST_PROCESS_SLOT]
     assert say(tmp_path, *(f"SLOT_{slot.name}" for slot in ReservedSlot)) == [slot.value for slot in ReservedSlot]
     assert say(tmp_path, *(f"SLOT_{state.name}" for state in abi.SlotState)) == [s.value for s in abi.SlotState]
+    assert say(tmp_path, *(f"WORD_{meaning.name}" for meaning in Meaning)) == list(Meaning)
     words = ["links", "quota_epoch", "open_services"]
     at = ["sizeof(struct link)", *(f"offsetof(struct watched_links, {word})" for word in words)]
     offsets = [abi.LINK_OFFSET, abi.QUOTA_EPOCH_OFFSET, abi.OPEN_SERVICES_OFFSET]
@@ -114,7 +118,22 @@ def test_every_reserved_slot_of_the_header_is_mirrored() -> None:
 
 def record(exe: bytes = b"", cgroup: bytes = b"", args: bytes = b"", comm: bytes = b"curl") -> bytes:
     return abi.PROCESS.pack(
-        5_000_000_007, 77, 88, 99, 0x800001, 4711, 1000, len(exe), len(cgroup), len(args), comm, exe, cgroup, args
+        5_000_000_007,
+        77,
+        88,
+        55,
+        66,
+        99,
+        0x800001,
+        4711,
+        1000,
+        len(exe),
+        len(cgroup),
+        len(args),
+        comm,
+        exe,
+        cgroup,
+        args,
     )
 
 
@@ -132,7 +151,7 @@ def test_a_path_that_was_too_long_says_so_and_keeps_its_leaf() -> None:
     components = b"tool\0" + b"d" * 100 + b"\0" + b"e" * 100 + b"\0" + b"f" * 100 + b"\0"
     cut = components[: abi.PATH_BYTES]
     raw = bytearray(record(exe=cut))
-    raw[44:46] = len(components).to_bytes(2, "little")
+    raw[60:62] = len(components).to_bytes(2, "little")
     decoded = abi.decode_process(bytes(raw), exited=True)
     assert decoded.cut_exe
     assert decoded.process.exe == "…/" + "e" * 100 + "/" + "d" * 100 + "/tool"
