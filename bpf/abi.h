@@ -164,7 +164,7 @@ struct watched_links {
 	__u32 quota_epoch;	/* raised when quotas have come, gone or been given to others; 0: there are none */
 	__u32 open_services;	/* enum open_service: what the saver mode leaves open to everybody */
 	__u32 resets_wanted;	/* set by the kernel side: how many connections are to be ended, see answer.h */
-	__u32 padding;
+	__u32 crowded;		/* set by the kernel side: a slot for whose process there was no room for all quotas; 0: none */
 };
 _Static_assert(sizeof(struct watched_links) == 24 + 16 * MAX_LINKS, "struct watched_links");
 
@@ -179,8 +179,8 @@ enum open_service {
 	OPEN_NTP = 1 << 2,
 };
 
-#define QUOTAS_PER_SET 8	/* that name one executable, cgroup or user, or everybody */
-#define QUOTAS_PER_PROCESS 16
+#define QUOTAS_PER_SET 8	/* that name one app, executable, cgroup or user, or everybody */
+#define QUOTAS_PER_PROCESS 24	/* of which QUOTAS_PER_SET places are everybody's */
 #define ANCESTORS 16
 
 enum quota_action {
@@ -225,10 +225,11 @@ struct quota_use {
 };
 _Static_assert(sizeof(struct quota_use) == 32, "struct quota_use");
 
-/* The quotas that name one executable, cgroup or user, or everybody. */
+/* The quotas that name one app, executable, cgroup or user, or everybody. */
 struct quota_set {
 	__u16 quotas[QUOTAS_PER_SET];
-	__u32 count;
+	__u16 count;
+	__u16 is_app;		/* they are those of the app that it is, were there none */
 	__u32 spared;		/* a bit for each of everybody's that does not apply to this one */
 };
 _Static_assert(sizeof(struct quota_set) == 24, "struct quota_set");
@@ -249,13 +250,22 @@ struct exe_key {
 };
 _Static_assert(sizeof(struct exe_key) == 16, "struct exe_key");
 
-#define NAME_BYTES 64
-
-/* The last part of an executable's path, the rest zero: of apps that nobody has seen yet. */
-struct name_key {
-	char name[NAME_BYTES];
+enum named {
+	NAMED_APP = 0,		/* by its name */
+	NAMED_EXE = 1,		/* by its path, as the two that follow */
+	NAMED_CGROUP = 2,
+	NAMED_UNIT = 3,		/* by the last part of its path */
+	NAMED_APP_OF_EXE = 4,	/* the app of all processes of an executable, whatever else says another */
+	NAMED_APP_OF_CGROUP = 5, /* the same of a cgroup, those below it apart */
 };
-_Static_assert(sizeof(struct name_key) == NAME_BYTES, "struct name_key");
+
+/* What quotas name by its name or path: the hash of that, see naming.h. */
+struct name_key {
+	__u64 hash;
+	__u32 named;		/* enum named */
+	__u32 padding;
+};
+_Static_assert(sizeof(struct name_key) == 16, "struct name_key");
 
 /*
  * The quotas that apply to a slot's process. Each CPU finds them for itself when
@@ -269,7 +279,7 @@ struct slot_quotas {
 	__u32 generation;	/* of the slot, and */
 	__u32 revision;		/* of its process's record, that this is about */
 };
-_Static_assert(sizeof(struct slot_quotas) == 48, "struct slot_quotas");
+_Static_assert(sizeof(struct slot_quotas) == 64, "struct slot_quotas");
 
 /* What one entry of their map holds; the number of slots is a multiple of it. */
 #define QUOTAS_PER_BLOCK 64
@@ -277,7 +287,7 @@ _Static_assert(sizeof(struct slot_quotas) == 48, "struct slot_quotas");
 struct quotas_block {
 	struct slot_quotas quotas[QUOTAS_PER_BLOCK];
 };
-_Static_assert(sizeof(struct quotas_block) == 3072, "struct quotas_block");
+_Static_assert(sizeof(struct quotas_block) == 4096, "struct quotas_block");
 
 /* The cgroups in which a slot's process is, its own first. */
 struct ancestry {

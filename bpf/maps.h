@@ -171,8 +171,10 @@ struct {
 } quota_uses SEC(".maps");
 
 /*
- * Whom quotas name. Written by the controller, read when a process moves its
- * first packet under an epoch. The controller refuses a quota that finds no
+ * Whom quotas name: executables by device and inode, cgroups by their ids, and
+ * both and apps by their names, which stay the same when they are started anew.
+ * Written by the controller, read when a process moves its first packet under an
+ * epoch. The controller refuses a quota that finds no
  * room, so that none is left out silently.
  * Memory: about 130 B x what is named.
  */
@@ -200,7 +202,7 @@ struct {
 	__type(value, struct quota_sets);
 } quota_users SEC(".maps");
 
-/* Single processes: those of an app that shares its executable with others, as scripts do. */
+/* Single processes, of which the controller knows better than their names say which app they are. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -212,7 +214,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, MAX_QUOTAS);
+	__uint(max_entries, 8 * MAX_QUOTAS);
 	__type(key, struct name_key);
 	__type(value, struct quota_sets);
 } quota_names SEC(".maps");
@@ -227,7 +229,7 @@ struct {
 /*
  * The quotas of each slot's process, in blocks as the usage is. One entry where
  * no quotas are enforced.
- * Memory: 48 B x CPUs x slots.
+ * Memory: 64 B x CPUs x slots.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -113,6 +113,8 @@ __noinline int record_cgroup(__u32 slot, __u64 leader)
 			parent = READ(node, __parent);
 		else
 			parent = READ((struct kernfs_node___before_6_15 *)node, parent);
+		if (!parent && i + 1 < ANCESTORS)
+			ancestry->cgroups[i + 1] = 0;
 		if (!parent || at >= PATH_BYTES)
 			break;
 		n = bpf_probe_read_kernel_str(&process->cgroup[at], PATH_BYTES, READ(node, name));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Whether a packet may pass: quotas, which name whom they are about by the
- * executable, a cgroup, the user, or everybody, and are enforced here alone.
+ * Whether a packet may pass: quotas, which name whom they are about by the app,
+ * the executable, a cgroup, the user, or everybody, and are enforced here alone.
  *
  * A quota's use only grows; used up it is when the use has come to
  * `stop_at_bytes`, which the controller moves on when a new period begins. The
@@ -59,8 +59,12 @@ __noinline int blocks(__u32 quota, __u32 way)
 
 #define TO_FIND (~0U)
 
-/* Adds a quota to a slot's, once; for a way, says instead whether it blocks that. */
-__noinline int consider(__u32 slot, __u32 quota, __u32 way)
+/*
+ * Adds a quota to a slot's, once, of which there may be `most`; for a way, says
+ * instead whether it blocks that. One that finds no room does not apply, which
+ * the controller tells.
+ */
+__noinline int consider(__u32 slot, __u32 quota, __u32 way, __u32 most)
 {
 	struct slot_quotas *found = quotas_of(slot);
 	int i;
@@ -70,6 +74,8 @@ __noinline int consider(__u32 slot, __u32 quota, __u32 way)
 	if (!found)
 		return 0;
 	for (i = 0; i < QUOTAS_PER_PROCESS; i++) {
+		if (i >= most)
+			break;
 		if (i >= found->count) {
 			found->quotas[i] = quota;
 			found->count = i + 1;
@@ -78,23 +84,26 @@ __noinline int consider(__u32 slot, __u32 quota, __u32 way)
 		if (found->quotas[i] == quota)
 			return 0;
 	}
+	watched.crowded = slot;
 	return 0;
 }
 
-enum named_by { BY_CGROUP, BY_EXE, BY_USER, BY_PROCESS, BY_NAME };
+enum known_by { BY_ID_OF_CGROUP, BY_EXE, BY_USER, BY_PROCESS, BY_NAME };
 
 #define ONE_BLOCKS (1U << 31)
+#define IS_APP (1U << 30)
 
 /*
  * Considers those that name what a slot's process is. Gives which of everybody's
- * do not apply to it, and ONE_BLOCKS.
+ * do not apply to it, ONE_BLOCKS, and IS_APP. `by` is BY_NAME + enum named where
+ * `key` is a name's hash.
  */
-__noinline __u32 consider_named(__u32 slot, __u32 by, __u64 cgroup, __u32 way, __u32 epoch)
+__noinline __u32 consider_named(__u32 slot, __u32 by, __u64 key, __u32 way, __u32 epoch)
 {
 	struct process *process = process_at(slot);
 	struct quota_sets *sets;
 	struct quota_set *set;
-	struct process_key key = {};
+	struct process_key same = {};
 	struct name_key name = {};
 	struct exe_key exe = {};
 	int i;
@@ -102,20 +111,23 @@ __noinline __u32 consider_named(__u32 slot, __u32 by, __u64 cgroup, __u32 way, _
 	if (!process)
 		return 0;
 	if (by == BY_PROCESS) {
-		key.start_ns = process->start_ns;
-		key.tgid = process->tgid;
-		sets = quotas_of_process(&key);
-	} else if (by == BY_NAME) {
-		bpf_probe_read_kernel_str(name.name, sizeof(name.name), process->exe);
-		sets = quotas_of_name(&name);
+		same.start_ns = process->start_ns;
+		same.tgid = process->tgid;
+		sets = quotas_of_process(&same);
 	} else if (by == BY_EXE) {
 		exe.inode = process->exe_inode;
 		exe.device = process->exe_device;
 		sets = quotas_of_exe(&exe);
 	} else if (by == BY_USER) {
 		sets = quotas_of_user(process->uid);
+	} else if (by == BY_ID_OF_CGROUP) {
+		sets = quotas_of_cgroup(key);
 	} else {
-		sets = quotas_of_cgroup(cgroup);
+		if (key == NOT_KNOWN)
+			return 0;
+		name.hash = key;
+		name.named = by - BY_NAME;
+		sets = quotas_of_name(&name);
 	}
 	if (!sets)
 		return 0;
@@ -123,10 +135,29 @@ __noinline __u32 consider_named(__u32 slot, __u32 by, __u64 cgroup, __u32 way, _
 	for (i = 0; i < QUOTAS_PER_SET; i++) {
 		if (i >= set->count)
 			break;
-		if (consider(slot, set->quotas[i], way))
+		if (consider(slot, set->quotas[i], way, QUOTAS_PER_PROCESS - QUOTAS_PER_SET))
 			return ONE_BLOCKS;
 	}
-	return set->spared;
+	return set->spared | (set->is_app ? IS_APP : 0);
+}
+
+/* The same of the app that it is: what the controller has said of it, or else what its names say. */
+__noinline __u32 consider_app(__u32 slot, __u32 way, __u32 epoch)
+{
+	struct process *process = process_at(slot);
+	struct ancestry *ancestry = ancestry_of(slot);
+	__u32 said;
+
+	if (!process || !ancestry)
+		return 0;
+	said = consider_named(slot, BY_PROCESS, 0, way, epoch);
+	if (!said)
+		said = consider_named(slot, BY_NAME + NAMED_APP_OF_EXE, process->exe_path, way, epoch);
+	if (!said)
+		said = consider_named(slot, BY_NAME + NAMED_APP_OF_CGROUP, ancestry->paths[0], way, epoch);
+	if (!said)
+		said = consider_named(slot, BY_NAME + NAMED_APP, process->app, way, epoch);
+	return said & ~IS_APP;
 }
 
 __noinline int consider_everybodys(__u32 slot, __u32 spared, __u32 way, __u32 epoch)
@@ -141,7 +172,7 @@ __noinline int consider_everybodys(__u32 slot, __u32 spared, __u32 way, __u32 ep
 	for (i = 0; i < QUOTAS_PER_SET; i++) {
 		if (i >= set->count)
 			break;
-		if (!(spared >> i & 1) && consider(slot, set->quotas[i], way))
+		if (!(spared >> i & 1) && consider(slot, set->quotas[i], way, QUOTAS_PER_PROCESS))
 			return 1;
 	}
 	return 0;
@@ -150,19 +181,24 @@ __noinline int consider_everybodys(__u32 slot, __u32 spared, __u32 way, __u32 ep
 /* Considers all quotas that apply to a slot's process; 1 if one of them blocks the way. */
 __noinline int consider_all(__u32 slot, __u32 way, __u32 epoch)
 {
+	struct process *process = process_at(slot);
 	struct ancestry *ancestry = ancestry_of(slot);
 	__u32 spared = 0;
 	int i;
 
-	if (slot >= FIRST_PROCESS_SLOT && ancestry) {
+	if (slot >= FIRST_PROCESS_SLOT && process && ancestry) {
+		spared |= consider_app(slot, way, epoch);
 		spared |= consider_named(slot, BY_EXE, 0, way, epoch);
+		spared |= consider_named(slot, BY_NAME + NAMED_EXE, process->exe_path, way, epoch);
 		spared |= consider_named(slot, BY_USER, 0, way, epoch);
-		spared |= consider_named(slot, BY_PROCESS, 0, way, epoch);
-		spared |= consider_named(slot, BY_NAME, 0, way, epoch);
 		for (i = 0; i < ANCESTORS; i++) {
+			__u64 path = ancestry->paths[i], name = name_below(ancestry->paths[i + 1], path);
+
 			if (!ancestry->cgroups[i])
 				break;
-			spared |= consider_named(slot, BY_CGROUP, ancestry->cgroups[i], way, epoch);
+			spared |= consider_named(slot, BY_ID_OF_CGROUP, ancestry->cgroups[i], way, epoch);
+			spared |= consider_named(slot, BY_NAME + NAMED_CGROUP, path, way, epoch);
+			spared |= consider_named(slot, BY_NAME + NAMED_UNIT, name, way, epoch);
 		}
 	}
 	return spared & ONE_BLOCKS || consider_everybodys(slot, spared, way, epoch);

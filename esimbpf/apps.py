@@ -30,7 +30,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, IntFlag, auto
+from enum import IntFlag, auto
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from types import MappingProxyType
@@ -42,12 +42,13 @@ from esimbpf.text import original, printable
 __all__ = [
     "UNKNOWN",
     "Meaning",
-    "NamedBy",
     "Rule",
     "Word",
     "app_name",
+    "app_of_cgroup",
+    "app_of_exe",
     "is_container",
-    "named_by",
+    "own_cgroup",
     "process_name",
     "spellings",
     "words",
@@ -118,30 +119,24 @@ def app_name(process: Process, rules: Sequence[Rule] = ()) -> str:
     return _cgroup_app(process.cgroup) or _snap_of_path(exe) or _program_app(process, exe)
 
 
-class NamedBy(Enum):
-    """What of a process says which app it is, and so of every process that has the same."""
-
-    EXE = auto()
-    """Its executable."""
-    CGROUP = auto()
-    """Its cgroup."""
-    ITSELF = auto()
-    """More than these: its arguments, as of a script, or its name."""
+def app_of_exe(path: str, rules: Sequence[Rule]) -> str:
+    """App that a rule makes of every process of an executable, whatever else they are; empty if none does."""
+    named = (rule for rule in rules if rule.exe and not (rule.cgroup or rule.comm or rule.args))
+    return next((rule.name for rule in named if _fits(_living(path), rule.exe)), "")
 
 
-def named_by(process: Process, rules: Sequence[Rule] = ()) -> NamedBy:
-    """What `app_name` has gone by."""
-    for rule in rules:
-        if rule.matches(process):
-            if rule.comm or rule.args or (rule.exe and rule.cgroup):
-                return NamedBy.ITSELF
-            return NamedBy.EXE if rule.exe else NamedBy.CGROUP
-    exe = _living(process.exe)
-    if _cgroup_app(process.cgroup):
-        return NamedBy.CGROUP
-    name = _basename(exe)
-    shared = not name or name in _MULTI_CALL or _interpreter(name) is not None
-    return NamedBy.ITSELF if shared and not _snap_of_path(exe) else NamedBy.EXE
+def app_of_cgroup(path: str, rules: Sequence[Rule] = ()) -> str:
+    """App that a rule, or else the path itself, makes of every process in a cgroup; empty if none does."""
+    named = (rule for rule in rules if rule.cgroup and not (rule.exe or rule.comm or rule.args))
+    return next((rule.name for rule in named if _fits(path, rule.cgroup)), "") or _cgroup_app(path)
+
+
+def own_cgroup(path: str) -> str:
+    """Of a cgroup's path, the part whose every process is of the app that it names; empty if it names none."""
+    app = _cgroup_app(path)
+    parts = path.split("/")
+    parents = ("/".join(parts[:end]) for end in range(2, len(parts) + 1))
+    return next((parent for parent in parents if _cgroup_app(parent) == app), "") if app else ""
 
 
 def process_name(process: Process) -> str:

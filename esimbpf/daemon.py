@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -12,11 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from esimbpf.apps import process_name
 from esimbpf.attachment import keep_attached, keeping_the_ledger, open_attached
 from esimbpf.attribution import Namer
 from esimbpf.config import Config
 from esimbpf.dispatch import Dispatcher
-from esimbpf.enforcement import Enforcer
+from esimbpf.enforcement import QUOTAS_OF_ONE_PROCESS, Enforcer
 from esimbpf.errors import EsimbpfError, LedgerError, NoSuchLink
 from esimbpf.event_gatherer import EventGatherer
 from esimbpf.events import Event, link_down, link_up, roaming_changed, tracer_gap
@@ -42,6 +44,8 @@ __all__ = ["Daemon"]
 _THIN_EVERY_S: Final = 3600.0
 _MODEMS_S: Final = 2.0
 """So long it is waited for what ModemManager says, before what is counted counts for an unknown SIM profile."""
+_LOOK_EVERY_S: Final = 1.0
+"""So long a process that the kernel takes for another app's is limited with that, or not at all."""
 _STEP_NS: Final = 2 * 10**9
 """By so much the wall clock does not drift between two foldings: it was set."""
 _JUMP_NS: Final = 3600 * 10**9
@@ -64,6 +68,7 @@ class Daemon:
         self._read_config = read_config
         self._config = read_config()
         self._trouble = ""
+        self._looked_s = 0.0
         self._warned: set[str] = set()
         self._book: _Book | None = None
         with ExitStack() as undo:
@@ -94,11 +99,13 @@ class Daemon:
             notify("READY=1")
             while not pace.ended:
                 followed = (self._monitor.fileno(), self._modems.fileno())
-                ready = pace.wait(readable=(*followed, *self._dispatcher.filenos()))
+                ready = pace.wait((*followed, *self._dispatcher.filenos()), within_s=self._look_within_s())
                 if pace.ended:
                     break
                 if pace.woken:
                     self._reload()
+                elif pace.early:
+                    self._look()
                 elif not ready:
                     self._fold()
                     self._keep_alive()
@@ -128,6 +135,17 @@ class Daemon:
         else:
             log("the configuration was read anew")
         notify("READY=1")
+
+    def _look_within_s(self) -> float:
+        """When it is to be looked who has come: soon, where it matters which app it is."""
+        if not self._book or not self._book.goes_by_apps:
+            return math.inf
+        return max(0.0, self._looked_s + _LOOK_EVERY_S - time.monotonic())
+
+    def _look(self) -> None:
+        self._looked_s = time.monotonic()
+        if self._book:
+            self._book.look()
 
     # -- what is attached --------------------------------------------------------
 
@@ -292,6 +310,7 @@ class _Book:
         self._attach_id = engine.about.attach_id
         self._trouble = self._refused = ""
         self._said_no_room = False
+        self._crowded: set[tuple[int, int]] = set()
         self._overruled: dict[str, str] = {}
         self._services: tuple[Service, ...] = ()
         self._standings: list[Standing] | None = None
@@ -303,18 +322,20 @@ class _Book:
                 self.events = EventGatherer(self._db)
                 self._folding = Folding(self._db, attachment_of(engine.about), Namer(config.apps))
                 self._reader = reader_of(engine, owns_slots=True)
+                self._enforcer = Enforcer(engine)
+                self._enforcer.recall(self._db)
+            self.use(config)
         except BaseException:
             self._db.close()
             raise
-        self._enforcer = Enforcer(engine)
-        self._enforcer.recall(self._db)
-        self.use(config)
 
     def use(self, config: Config) -> None:
         """Go by this configuration from now on."""
+        with said(self._path):
+            exes = quotas.exes_seen(self._db) if config.apps else ()
         self._config = config
         self._folding.namer = namer = Namer(config.apps)
-        self._enforcer.apps.rename(namer, config.apps)
+        self._enforcer.apps.rename(namer, config.apps, exes)
 
     def know(self, identities: Mapping[str, Identity]) -> None:
         """Say on whose account, and where, links move what they move from the last snapshot on."""
@@ -329,6 +350,7 @@ class _Book:
 
     def fold(self) -> None:
         """Read, and write down what was read; let the kernel enforce what follows from it."""
+        self.look()
         before = self._enforcer.counters()
         snapshot = self._reader.read()
         after = self._enforcer.counters()
@@ -337,7 +359,6 @@ class _Book:
             log(NO_ROOM_FOR_BLOCKED, "warning")
             self._said_no_room = True
         self._folding.take(snapshot)
-        self._enforcer.apps.see(snapshot.processes.values(), snapshot.exited)
         now = datetime.fromtimestamp(snapshot.wall_ns / 1e9, UTC)
         with said(self._path):
             check_version(self._db, self._path)
@@ -350,19 +371,40 @@ class _Book:
                 thin(self._db, now_s)
                 self._thinned_s = now_s
 
+    @property
+    def goes_by_apps(self) -> bool:
+        """Whether quotas are enforced for which it matters what app a process is."""
+        return self._enforcer.goes_by_apps
+
+    def look(self) -> None:
+        """Tell the kernel of the processes that have come and that it takes for another app's."""
+        self._have(self._enforcer.look)
+        process = self._enforcer.crowded()
+        if process and (process.pid, process.start_ns) not in self._crowded:
+            self._crowded.add((process.pid, process.start_ns))
+            log(
+                f"more than {QUOTAS_OF_ONE_PROCESS} quotas are about {process_name(process)} (pid {process.pid}) "
+                "and not about all; the kernel has no room for more, and some do not limit it: remove one",
+                "error",
+            )
+
     def _enforce(self, before: Mapping[tuple[str, float], int], after: Mapping[tuple[str, float], int]) -> None:
         """Let the kernel go by how the quotas stand; where it has no room for that, what it has had holds on."""
-        if self._standings is None:
-            return
+        standings = self._standings
+        if standings is not None and self._have(lambda: self._enforcer.apply(standings, before, after, self._services)):
+            self._refused = ""
+
+    def _have(self, told: Callable[[], None]) -> bool:
+        """Have the kernel told something; whether it had room for that. If not, it is said once."""
         try:
-            self._enforcer.apply(self._db, self._standings, before, after, self._services)
+            told()
         except (EsimbpfError, OSError) as error:
             words = error.message if isinstance(error, EsimbpfError) else f"the kernel refuses them: {error.strerror}"
             if words != self._refused:
                 log(f"quotas hold as before: {words}", "error")
             self._refused = words
-        else:
-            self._refused = ""
+            return False
+        return True
 
     def _judge(self, now: datetime, counted: Mapping[tuple[str, float], int]) -> None:
         """Say how quotas stand by what is being folded in, and write down with it what is to be told of them."""

@@ -8,24 +8,23 @@ within what has moved meanwhile; then the earlier end of that is where the quota
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from esimbpf.apps import NamedBy, Rule, named_by
-from esimbpf.attribution import Namer
 from esimbpf.errors import EsimbpfError
-from esimbpf.kernel.abi import NAME_BYTES, SAVER_QUOTA
+from esimbpf.kernel.abi import QUOTAS_PER_PROCESS, QUOTAS_PER_SET, SAVER_QUOTA
 from esimbpf.kernel.mounts import cgroup2_root, device_of
 from esimbpf.kernel.pins import PinnedEngine
-from esimbpf.kernel.quotas import NEVER, Action, Counts, Exe, KernelQuotas, OpenServices, Some, Whom
+from esimbpf.kernel.quotas import NEVER, Action, Counts, Exe, KernelQuotas, OpenServices, Otherwise, Some, Whom
 from esimbpf.kernel.quotas import Rule as KernelRule
+from esimbpf.kernel.roster import Roster
 from esimbpf.ledger.database import transaction
 from esimbpf.ledger.quotas import ledger_knows
+from esimbpf.membership import Apps, paths_at
 from esimbpf.model import Process
 from esimbpf.modem.identity import UNKNOWN, Identity
 from esimbpf.quota import App, Cgroup, Direction, Everybody, Quota, Standing, Then, User
@@ -34,7 +33,10 @@ from esimbpf.saver import NAME as SAVER
 from esimbpf.saver import Service
 from esimbpf.text import original
 
-__all__ = ["Apps", "Enforcer"]
+__all__ = ["QUOTAS_OF_ONE_PROCESS", "Enforcer"]
+
+QUOTAS_OF_ONE_PROCESS: Final = QUOTAS_PER_PROCESS - QUOTAS_PER_SET
+"""By whatever they name it, those for everybody aside."""
 
 _COUNTS: Final = {
     Direction.BOTH: Counts.RECEIVED | Counts.SENT,
@@ -65,11 +67,14 @@ class Enforcer:
     def __init__(self, engine: PinnedEngine) -> None:
         self._engine = engine
         self._kernel = KernelQuotas(engine)
-        self.apps = Apps(Namer(), ())
+        self._roster = Roster(engine)
+        self.apps = Apps()
         self._numbers: dict[tuple[str, float], int] = {}
         self._offsets: dict[str, _Offset] = {}
         self._rules: dict[int, KernelRule] = {}
         self._whom: dict[int, Whom] | None = None
+        self._said_otherwise = Otherwise()
+        self._exes: dict[str, frozenset[Exe]] = {}
         self.identities: Mapping[str, Identity] = {}
         """By link, on whose account, and where, it moves bytes now; of those that are left out it is not known."""
 
@@ -118,7 +123,6 @@ class Enforcer:
 
     def apply(
         self,
-        db: sqlite3.Connection,
         standings: Sequence[Standing],
         before: Mapping[tuple[str, float], int],
         after: Mapping[tuple[str, float], int],
@@ -137,17 +141,43 @@ class Enforcer:
             number = self._numbers[one.kept.key]
             stop_at = self._stop_at(one, before.get(one.kept.key, 0), after.get(one.kept.key, 0))
             rules[number] = self._rule(quota, NEVER if stop_at is None else stop_at)
-            whom[number] = self._whom_of(db, quota)
+            whom[number] = self._whom_of(quota)
         self._kernel.leave_open(OpenServices(sum(OpenServices[one.name] for one in services)))
         for number, rule in rules.items():
             if self._rules.get(number) != rule:
                 self._kernel.write(number, rule)
-        if whom != self._whom:
-            self._kernel.name(whom)
+        otherwise = self._otherwise(whom)
+        if (whom, otherwise) != (self._whom, self._said_otherwise):
+            self._kernel.name(whom, otherwise)
             for number in self._kernel.rules().keys() - rules.keys():
                 self._kernel.erase(number)
         self._kernel.tell_senders(any(rule.action is Action.BLOCK for rule in rules.values()))
-        self._rules, self._whom = rules, whom
+        self._rules, self._whom, self._said_otherwise = rules, whom, otherwise
+
+    def look(self) -> None:
+        """Look who has come, and tell the kernel of those whom it takes for others; EsimbpfError, OSError."""
+        changes = self._roster.look()
+        if not changes:
+            return
+        self.apps.see(changes)
+        if self._whom is not None:
+            otherwise = self._otherwise(self._whom)
+            if otherwise != self._said_otherwise:
+                self._kernel.name(self._whom, otherwise)
+                self._said_otherwise = otherwise
+
+    @property
+    def goes_by_apps(self) -> bool:
+        """Whether it matters to what is enforced which app a process is."""
+        return any(one.some.apps for one in (self._whom or {}).values())
+
+    def crowded(self) -> Process | None:
+        """A process that more quotas are about than the kernel has room for, one for each time that this is asked."""
+        slot = self._kernel.crowded()
+        return None if slot is None else self.apps.process(slot)
+
+    def _otherwise(self, whom: Mapping[int, Whom]) -> Otherwise:
+        return self.apps.otherwise(frozenset().union(*(one.some.apps for one in whom.values())))
 
     def _stop_at(self, one: Standing, before: int, after: int) -> int | None:
         """The counter's value at which a quota is used up; None if nothing is to be enforced."""
@@ -184,116 +214,41 @@ class Enforcer:
         ]
         return sum(1 << number for number, is_about in enumerate(about) if is_about)
 
-    def _whom_of(self, db: sqlite3.Connection, quota: Quota) -> Whom:
+    def _whom_of(self, quota: Quota) -> Whom:
         match quota.whom:
             case App(name):
-                return Whom(self.apps.some(db, name))
+                return Whom(Some(apps=frozenset({name})))
             case ExePath(path):
-                exe = _exe_at(path)
-                return Whom(Some(exes=frozenset({exe} if exe else ())))
-            case Cgroup(path):
-                return Whom(Some(cgroups=_cgroups_at(path)))
+                return Whom(Some(exes=self._exes_of(path), exe_paths=paths_at(path)))
+            case Cgroup(path) if path.startswith("/"):
+                there = _cgroup_at(path)
+                # By the id as well, because the kernel's record of a path may have been too short.
+                return Whom(Some(cgroups=frozenset({there} if there else ()), cgroup_paths=frozenset({path})))
+            case Cgroup(unit):
+                return Whom(Some(units=frozenset({unit})))
             case User(uid):
                 return Whom(Some(users=frozenset({uid})))
             case Everybody(apps):
-                spared = [self.apps.some(db, name) for name in apps]
-                return Whom(
-                    Some(
-                        exes=frozenset().union(*(one.exes for one in spared)),
-                        cgroups=frozenset().union(*(one.cgroups for one in spared)),
-                        processes=frozenset().union(*(one.processes for one in spared)),
-                        names=frozenset().union(*(one.names for one in spared)),
-                    ),
-                    everybody=True,
-                )
+                return Whom(Some(apps=frozenset(apps)), everybody=True)
 
-
-@dataclass(slots=True)
-class _App:
-    """By what the kernel knows an app, and the process of which it was learnt last."""
-
-    exes: dict[Exe, Process] = field(default_factory=dict)
-    cgroups: dict[int, Process] = field(default_factory=dict)
-    processes: dict[tuple[int, int], Process] = field(default_factory=dict)
-
-
-class Apps:
-    """By what the kernel knows the processes of apps: executables, cgroups, and processes that share both."""
-
-    def __init__(self, namer: Namer, rules: Sequence[Rule]) -> None:
-        self._namer = namer
-        self._rules = rules
-        self._apps: dict[str, _App] = {}
-
-    def rename(self, namer: Namer, rules: Sequence[Rule]) -> None:
-        """Go by other names from now on, with all that was seen."""
-        seen = self._apps.values()
-        self._namer, self._rules, self._apps = namer, rules, {}
-        for app in seen:
-            for known in (app.exes, app.cgroups, app.processes):
-                self.see(known.values(), ())
-
-    def see(self, processes: Iterable[Process], ended: Iterable[Process]) -> None:
-        """Learn from processes that have moved something, and forget those that have ended."""
-        for process in processes:
-            app = self._apps.setdefault(self._namer.app(process), _App())
-            match named_by(process, self._rules):
-                case NamedBy.EXE:
-                    app.exes[Exe(process.exe_device, process.exe_inode)] = process
-                case NamedBy.CGROUP:
-                    app.cgroups[process.cgroup_id] = process
-                case NamedBy.ITSELF:
-                    app.processes[process.pid, process.start_ns] = process
-        for process in ended:
-            app = self._apps.get(self._namer.app(process), _App())
-            app.processes.pop((process.pid, process.start_ns), None)
-
-    def some(self, db: sqlite3.Connection, name: str) -> Some:
-        """The processes of an app: what was seen of it, what the ledger has seen, and what a shell would find.
-
-        Of one of which nothing is found, those of any executable of its name, until more is known.
-        """
-        seen = self._apps.get(name, _App())
-        paths = [
-            exe
-            for (exe,) in db.execute(
-                "SELECT DISTINCT exe FROM program JOIN app ON app.id = app_id WHERE app.name = ?", (name,)
-            )
-        ]
-        found = shutil.which(original(name).decode(errors="surrogateescape"))
-        exes = set(seen.exes)
-        for path in {*paths, os.path.realpath(found) if found else ""}:
-            as_process = Process(0, 0, 0, "", path, (), "/")
-            if path and named_by(as_process, self._rules) is NamedBy.EXE and self._namer.app(as_process) == name:
-                exe = _exe_at(path)
-                if exe:
-                    exes.add(exe)
-        some = Some(frozenset(exes), frozenset(seen.cgroups), frozenset(), frozenset(seen.processes))
-        if some != Some() or len(original(name)) >= NAME_BYTES or self._shared(name):
-            return some
-        return Some(names=frozenset({original(name)}))
-
-    def _shared(self, name: str) -> bool:
-        """Whether an executable of this name may run other apps, too."""
-        return named_by(Process(0, 0, 0, "", f"/{name}", (), "/"), self._rules) is not NamedBy.EXE
+    def _exes_of(self, path: str) -> frozenset[Exe]:
+        """What is at a path now, and what was and still runs: an upgrade leaves the programs that run in its place."""
+        there = _exe_at(path)
+        before = self._exes.get(path, frozenset()) & self.apps.exes_in_use()
+        self._exes[path] = before | ({there} if there else frozenset())
+        return self._exes[path]
 
 
 def _exe_at(path: str) -> Exe | None:
     """The executable that is at a path now, as the kernel knows it; None if none is."""
     with suppress(OSError):
-        return Exe(device_of(path), os.stat(path).st_ino)
+        there = os.fsdecode(original(path))
+        return Exe(device_of(there), os.stat(there).st_ino)
     return None
 
 
-def _cgroups_at(path: str) -> frozenset[int]:
-    """The ids of a cgroup by its path, or of all that have the name of a unit; none as long as it is not there."""
-    root = Path(cgroup2_root())
-    if path.startswith("/"):
-        places = [root / path.lstrip("/")]
-    else:
-        places = [Path(folder, path) for folder, below, _ in os.walk(root) if path in below]
-    found = set()
-    for place in places:
-        with suppress(OSError):
-            found.add(place.stat().st_ino)
-    return frozenset(found)
+def _cgroup_at(path: str) -> int | None:
+    """The id of the cgroup that has a path now; None if none has."""
+    with suppress(OSError):
+        return Path(cgroup2_root(), os.fsdecode(original(path)).lstrip("/")).stat().st_ino
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -18,7 +19,7 @@ class Pace:
     """A steady interval that signals can end.
 
     Within `with`, the signals of `end_on` set `ended` instead of ending the process, and end a wait; those of
-    `wake_on` end it too, and set `woken` until the next one.
+    `wake_on` end it too, and set `woken` until the next one; `early` is set by a wait that was not to last so long.
     Intervals keep to their own clock: a late one does not shift those that follow; missed ones are left out.
     """
 
@@ -32,6 +33,7 @@ class Pace:
         self._next_s = time.monotonic() + interval_s
         self.ended: signal.Signals | None = None
         self.woken = False
+        self.early = False
 
     def __enter__(self) -> Self:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -54,8 +56,8 @@ class Pace:
         with suppress(BlockingIOError):
             os.write(self._wake_write, b"\0")
 
-    def wait(self, readable: Iterable[int] = (), closing: Iterable[int] = ()) -> set[int]:
-        """Wait for the end of the interval; nothing then, or when a signal came.
+    def wait(self, readable: Iterable[int] = (), closing: Iterable[int] = (), within_s: float = math.inf) -> set[int]:
+        """Wait for the end of the interval; nothing then, or when a signal came, or after `within_s` (`early`).
 
         Else the descriptors that have something to read, or, of `closing`, those whose other end was closed.
         """
@@ -65,14 +67,19 @@ class Pace:
         for fd in closing:
             poll.register(fd, 0)
         poll.register(self._wake_read, select.POLLIN)
-        self.woken = False
+        self.woken = self.early = False
+        until_s = time.monotonic() + within_s
         while not self.ended:
-            left_s = self._next_s - time.monotonic()
+            now_s = time.monotonic()
+            left_s = self._next_s - now_s
+            if left_s > 0 and now_s >= until_s:
+                self.early = True
+                return set()
             if left_s <= 0:
                 missed = int(-left_s / self._interval_s)
                 self._next_s += self._interval_s * (missed + 1)
                 return set()
-            ready = {fd for fd, _ in poll.poll(left_s * 1000)}
+            ready = {fd for fd, _ in poll.poll(min(left_s, until_s - now_s) * 1000)}
             if self._wake_read in ready:
                 os.read(self._wake_read, 4096)
                 self.woken = True

@@ -46,16 +46,17 @@ SETTINGS: Final = struct.Struct("=5I")
 """struct settings: slots_per_link, links, sees_forks, follows, enforces."""
 WATCHED_LINKS: Final = struct.Struct("=Q" + "4I" * MAX_LINKS + "4I")
 """struct watched_links: netns_cookie; of each link ifindex, header_len, fragments_seen, number; quota_epoch,
-open_services, resets_wanted, padding."""
+open_services, resets_wanted, crowded."""
 LINK_OFFSET: Final = 8
 LINK_BYTES: Final = 16
 QUOTA_EPOCH_OFFSET: Final = LINK_OFFSET + LINK_BYTES * MAX_LINKS
 OPEN_SERVICES_OFFSET: Final = QUOTA_EPOCH_OFFSET + 4
+CROWDED_OFFSET: Final = OPEN_SERVICES_OFFSET + 8
 MAX_QUOTAS: Final = 4096
 SAVER_QUOTA: Final = MAX_QUOTAS - 1
 """The number of the saver mode."""
 QUOTAS_PER_SET: Final = 8
-QUOTAS_PER_PROCESS: Final = 16
+QUOTAS_PER_PROCESS: Final = 24
 QUOTAS_PER_BLOCK: Final = 64
 """Processes whose quotas are in one entry of their map."""
 QUOTA_TERMS: Final = struct.Struct("=3QI3Bx")
@@ -64,11 +65,12 @@ QUOTA_RULE: Final = struct.Struct(f"={2 * QUOTA_TERMS.size}sQ")
 """struct quota_rule: terms[2], current."""
 QUOTA_USE: Final = struct.Struct("=4Q")
 """struct quota_use: bytes, free_at_ns[2], padding."""
-QUOTA_SET: Final = struct.Struct(f"={QUOTAS_PER_SET}H2I")
-"""struct quota_set: quotas, count, spared."""
+QUOTA_SET: Final = struct.Struct(f"={QUOTAS_PER_SET}H2HI")
+"""struct quota_set: quotas, count, is_app, spared."""
 QUOTA_SETS: Final = struct.Struct(f"={QUOTA_SET.size}s{QUOTA_SET.size}s")
 """struct quota_sets: under[2]."""
-NAME_BYTES: Final = 64
+NAME_KEY: Final = struct.Struct("=QI4x")
+"""struct name_key: hash, named."""
 BLOCKED_KEY: Final = struct.Struct("=2I")
 """struct blocked_key: link, slot."""
 EXE_KEY: Final = struct.Struct("=QI4x")

@@ -277,6 +277,12 @@ class Engine:
         """Leave services open to everybody in the saver mode: enum open_service."""
         self._set_watched_word(abi.OPEN_SERVICES_OFFSET, services)
 
+    def crowded(self) -> int | None:
+        """A slot for whose process there was no room for all quotas that are about it, since this was asked last."""
+        slot = self._watched_word(abi.CROWDED_OFFSET)
+        self._set_watched_word(abi.CROWDED_OFFSET, 0)
+        return slot or None
+
     def _watched_word(self, at: int) -> int:
         return int.from_bytes(self._watched[at : at + 4], sys.byteorder)
 

@@ -11,7 +11,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from types import TracebackType
 from typing import Final, Self
@@ -19,10 +19,12 @@ from typing import Final, Self
 from esimbpf.errors import EsimbpfError
 from esimbpf.kernel import abi
 from esimbpf.kernel.libbpf import Map
+from esimbpf.kernel.naming import app_hashes, cgroup_hash, exe_hash, name_hash
 from esimbpf.kernel.pins import PinnedEngine
 from esimbpf.model import Counters
+from esimbpf.text import original
 
-__all__ = ["NEVER", "Action", "Counts", "Exe", "KernelQuotas", "OpenServices", "Rule", "Some", "Whom"]
+__all__ = ["NEVER", "Action", "Counts", "Exe", "KernelQuotas", "OpenServices", "Otherwise", "Rule", "Some", "Whom"]
 
 NEVER: Final = (1 << 64) - 1
 """Of `Rule.stop_at_bytes`: it is never used up."""
@@ -75,26 +77,65 @@ class Rule:
     """Of everybody without exception: the kernel's own packets and forwarded ones count, too."""
 
 
+class _Named(IntEnum):
+    """enum named."""
+
+    APP = 0
+    EXE = 1
+    CGROUP = 2
+    UNIT = 3
+    APP_OF_EXE = 4
+    APP_OF_CGROUP = 5
+
+    def key(self, *hashes: int) -> Iterator[tuple[str, bytes]]:
+        """Names as their map has them; those that the kernel cannot know are left out."""
+        return (("quota_names", abi.NAME_KEY.pack(found, self)) for found in hashes if found)
+
+
 @dataclass(frozen=True, slots=True)
 class Some:
-    """Some processes, by whatever names them."""
+    """Some processes, by whatever names them; texts are printable, paths begin at a root."""
 
+    apps: frozenset[str] = frozenset()
     exes: frozenset[Exe] = frozenset()
+    exe_paths: frozenset[str] = frozenset()
     cgroups: frozenset[int] = frozenset()
     """By their ids; all that is below them is meant, too."""
+    cgroup_paths: frozenset[str] = frozenset()
+    """The same by their paths."""
+    units: frozenset[str] = frozenset()
+    """The same by the last part of their paths."""
     users: frozenset[int] = frozenset()
-    processes: frozenset[tuple[int, int]] = frozenset()
-    """By pid and start (nanoseconds since boot)."""
-    names: frozenset[bytes] = frozenset()
-    """Last parts of executables' paths, of apps of which nothing else is known; at most 63 bytes each."""
 
-    def named_by(self) -> Iterator[tuple[str, bytes]]:
-        """Each as the map of that name has it."""
+    def known_by(self) -> Iterator[tuple[str, bytes]]:
+        """By what the kernel knows each, but for the apps: a map, and a key of it."""
         yield from (("quota_exes", abi.EXE_KEY.pack(exe.inode, exe.device)) for exe in self.exes)
+        yield from _Named.EXE.key(*map(exe_hash, self.exe_paths))
         yield from (("quota_cgroups", _CGROUP_KEY.pack(cgroup)) for cgroup in self.cgroups)
+        yield from _Named.CGROUP.key(*map(cgroup_hash, self.cgroup_paths))
+        yield from _Named.UNIT.key(*map(name_hash, map(original, self.units)))
         yield from (("quota_users", _USER_KEY.pack(user)) for user in self.users)
-        yield from (("quota_names", name.ljust(abi.NAME_BYTES, b"\0")) for name in self.names)
-        yield from (("quota_processes", abi.PROCESS_KEY.pack(start, pid, 0)) for pid, start in self.processes)
+
+
+@dataclass(frozen=True, slots=True)
+class Otherwise:
+    """Which app processes are, whatever the kernel takes them for by their names."""
+
+    processes: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    """By pid and start (nanoseconds since boot)."""
+    exes: Mapping[str, str] = field(default_factory=dict)
+    """By the executable's path, those of which nothing is said by pid."""
+    cgroups: Mapping[str, str] = field(default_factory=dict)
+    """By the cgroup's path, those of which nothing is said by pid or executable."""
+
+    def known_by(self) -> Iterator[tuple[str, bytes, str]]:
+        """By what the kernel knows each, and the app: a map, a key of it, and the app's name."""
+        for (pid, start), app in self.processes.items():
+            yield "quota_processes", abi.PROCESS_KEY.pack(start, pid, 0), app
+        for path, app in self.exes.items():
+            yield from ((name, key, app) for name, key in _Named.APP_OF_EXE.key(exe_hash(path)))
+        for path, app in self.cgroups.items():
+            yield from ((name, key, app) for name, key in _Named.APP_OF_CGROUP.key(cgroup_hash(path)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +158,7 @@ _KEY_BYTES: Final = {
     "quota_cgroups": _CGROUP_KEY.size,
     "quota_users": _USER_KEY.size,
     "quota_processes": abi.PROCESS_KEY.size,
-    "quota_names": abi.NAME_BYTES,
+    "quota_names": abi.NAME_KEY.size,
 }
 
 
@@ -187,10 +228,12 @@ class KernelQuotas:
         for name, key_bytes in _KEY_BYTES.items():
             held += [sets for _, sets in self._named(name).items(key_bytes)]
         unpacked = [abi.QUOTA_SET.unpack(self._holding(sets)) for sets in held]
-        return frozenset(number for *numbers, count, _ in unpacked for number in numbers[:count])
+        return frozenset(number for *numbers, count, _, _ in unpacked for number in numbers[:count])
 
-    def name(self, quotas: Mapping[int, Whom]) -> None:
+    def name(self, quotas: Mapping[int, Whom], otherwise: Otherwise | None = None) -> None:
         """Say whom quotas are about, in one step; processes learn of it with their next packet.
+
+        Of what `otherwise` says is which app, nothing else says that it is another.
 
         Raises EsimbpfError if more name the same than there is room for, OSError if a map is full; then what held
         before holds on.
@@ -199,13 +242,19 @@ class KernelQuotas:
             return  # There never were any, and no packet needs to ask.
         everybody = _Set([number for number, whom in quotas.items() if whom.everybody])
         sets: dict[str, dict[bytes, _Set]] = {name: {} for name in _KEY_BYTES}
+        apps: dict[str, _Set] = {}
         for number, whom in quotas.items():
-            for name, key in whom.some.named_by():
-                one = sets[name].setdefault(key, _Set())
+            named = [sets[name].setdefault(key, _Set()) for name, key in whom.some.known_by()]
+            named += [apps.setdefault(app, _Set()) for app in whom.some.apps]
+            for one in named:
                 if whom.everybody:
                     one.spare(everybody.numbers.index(number))
                 else:
                     one.add(number)
+        for app, one in apps.items():
+            sets["quota_names"].update((key, one) for _, key in _Named.APP.key(*app_hashes(app)))
+        for name, key, app in (otherwise or Otherwise()).known_by():
+            sets[name][key] = apps.get(app, _Set()).as_app()
         self._let_readers_go(_NAMES)
         for name, wanted in sets.items():
             self._prepare(name, wanted)
@@ -213,6 +262,10 @@ class KernelQuotas:
         self._put("quota_everybody", only, self._named("quota_everybody").lookup(0), everybody)
         self._engine.raise_quota_epoch()
         self._changed_s[_NAMES] = time.monotonic()
+
+    def crowded(self) -> int | None:
+        """A slot for whose process there was no room for all quotas that are about it, since this was asked last."""
+        return self._engine.crowded()
 
     def _prepare(self, name: str, wanted: Mapping[bytes, _Set]) -> None:
         """Write what will hold under the next epoch; what names nothing under either goes."""
@@ -264,6 +317,7 @@ class _Set:
     def __init__(self, numbers: Sequence[int] = ()) -> None:
         self.numbers: list[int] = []
         self.spared = 0
+        self.is_app = False
         for number in numbers:
             self.add(number)
 
@@ -275,9 +329,15 @@ class _Set:
     def spare(self, position: int) -> None:
         self.spared |= 1 << position
 
+    def as_app(self) -> _Set:
+        """The same, and saying which app it is."""
+        one = _Set(self.numbers)
+        one.spared, one.is_app = self.spared, True
+        return one
+
     def packed(self) -> bytes:
         filled = self.numbers + [0] * (abi.QUOTAS_PER_SET - len(self.numbers))
-        return abi.QUOTA_SET.pack(*filled, len(self.numbers), self.spared)
+        return abi.QUOTA_SET.pack(*filled, len(self.numbers), self.is_app, self.spared)
 
 
 def _too_many() -> EsimbpfError:

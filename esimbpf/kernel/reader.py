@@ -10,15 +10,15 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from esimbpf.kernel import abi
 from esimbpf.kernel.abi import SlotState
 from esimbpf.kernel.engine import Engine
 from esimbpf.kernel.libbpf import Batch
-from esimbpf.kernel.procfs import command_line, executable
-from esimbpf.model import NOTHING, Counters, Process
+from esimbpf.kernel.roster import Descriptions, changed
+from esimbpf.model import NOTHING, Counters
 from esimbpf.snapshot import FIRST_PROCESS_SLOT, LinkReading, ReservedSlot, Snapshot
 
 _MEMBARRIER: Final = {"x86_64": 324, "i686": 375, "armv7l": 389, "armv8l": 389, "ppc64le": 365, "s390x": 356}
@@ -27,9 +27,6 @@ _MEMBARRIER_CMD_GLOBAL: Final = 1
 
 _ARRIVALS: Final = frozenset({ReservedSlot.LINK, ReservedSlot.FRAGMENT, ReservedSlot.FRAGMENT_HEADER})
 """What is counted when a packet comes in; the rest, when it gets somewhere."""
-
-_ROOM: Final = 64
-"""Entries compared at once when looking for changes."""
 
 QUIET_NS: Final = 120 * 10**9
 """An ended process keeps its slot as long as its orphaned sockets may send: until it has been quiet so long."""
@@ -77,27 +74,6 @@ def wait_for_packets_under_way() -> None:
     ctypes.CDLL(None).syscall(ctypes.c_long(number), _MEMBARRIER_CMD_GLOBAL, 0, 0)
 
 
-def _changed(before: memoryview, after: memoryview, stride: int) -> list[int]:
-    """Where entries of `stride` bytes differ; long stretches that do not are passed over with one comparison."""
-    step = _ROOM * stride
-    return [
-        at
-        for start in range(0, len(before), step)
-        if before[start : start + step] != after[start : start + step]
-        for at in range(start, min(start + step, len(before)), stride)
-        if before[at : at + stride] != after[at : at + stride]
-    ]
-
-
-@dataclass(slots=True)
-class _Known:
-    """What the reader remembers of a slot in use."""
-
-    generation: int
-    revision: int
-    process: Process
-
-
 class Reader:
     """Turns the maps into snapshots, and takes back the slots of ended processes.
 
@@ -113,7 +89,7 @@ class Reader:
         self._reserved = [dict.fromkeys(ReservedSlot, NOTHING) for _ in range(links)]
         self._blocked: dict[tuple[int, int], Counters] = {}
         self._states = bytes(engine.slots * abi.SLOT.size)
-        self._known: dict[int, _Known] = {}
+        self._processes = Descriptions(engine)
         self._exited: dict[int, int] = {}
         # Those that an owner before this one has not come to free.
         self._retired = self._in_state(SlotState.RETIRED) if owns_slots else []
@@ -150,8 +126,8 @@ class Reader:
             awake_ns=awake_ns,
             wall_ns=wall_ns,
             links=tuple(readings),
-            processes={slot: self._process(slot) for slot in active},
-            exited=tuple(self._process(slot) for slot in ended if slot in self._known),
+            processes={slot: self._processes.of(slot, states) for slot in active},
+            exited=tuple(self._processes.of(slot, states) for slot in ended if slot in self._processes),
         )
 
     def _received(self, link: int) -> dict[ReservedSlot, Counters]:
@@ -169,7 +145,7 @@ class Reader:
         """By link and slot, what the last reading did not have yet."""
         added: list[dict[int, Counters]] = [{} for _ in self._reserved]
         before, after = memoryview(self._before), bytes(self._batch.read())
-        for at in _changed(before, memoryview(after), abi.USAGE_BLOCK.size):
+        for at in changed(before, memoryview(after), abi.USAGE_BLOCK.size):
             link, block = divmod(at // self._batch.stride, self._blocks_per_link)
             old = abi.USAGE.iter_unpack(before[at : at + abi.USAGE_BLOCK.size])
             new = abi.USAGE.iter_unpack(memoryview(after)[at : at + abi.USAGE_BLOCK.size])
@@ -198,7 +174,7 @@ class Reader:
     def _note_states(self, states: bytes, active: set[int], now_ns: int) -> list[int]:
         """Follow which slots' processes have ended, and since when they are quiet; the newly ended ones."""
         ended = []
-        for at in _changed(memoryview(self._states), memoryview(states), abi.SLOT.size):
+        for at in changed(memoryview(self._states), memoryview(states), abi.SLOT.size):
             slot = at // abi.SLOT.size
             _generation, state, _shares, _revision = abi.SLOT.unpack_from(states, at)
             if state != SlotState.EXITED:
@@ -211,24 +187,6 @@ class Reader:
         self._states = states
         return ended
 
-    def _process(self, slot: int) -> Process:
-        """Who holds a slot, described anew when it is another, has run another program or has ended."""
-        generation, state, _shares, revision = abi.SLOT.unpack_from(self._states, slot * abi.SLOT.size)
-        known = self._known.get(slot)
-        if known and known.generation == generation and known.revision == revision:
-            if state == SlotState.EXITED and not known.process.exited:
-                known.process = replace(known.process, exited=True)
-            return known.process
-        record = abi.decode_process(self._engine.processes.lookup(slot), state == SlotState.EXITED)
-        process = record.process
-        if not process.exited:
-            if not process.args or record.cut_args:
-                process = replace(process, args=command_line(process.pid, process.start_ns) or process.args)
-            if record.cut_exe:
-                process = replace(process, exe=executable(process.pid, process.start_ns) or process.exe)
-        self._known[slot] = _Known(generation, revision, process)
-        return process
-
     def take_back(self) -> None:
         """Free the slots of ended processes, in two steps; call it when the last reading is safe with its user.
 
@@ -237,14 +195,14 @@ class Reader:
         """
         now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         for slot in self._retired:
-            self._known.pop(slot, None)
+            self._processes.forget(slot)
             generation, _state, _shares, revision = abi.SLOT.unpack_from(self._states, slot * abi.SLOT.size)
             self._engine.slot_states.update(slot, abi.SLOT.pack(generation, SlotState.FREE, 0, revision))
             self._engine.free_slots.push(slot)
         self._retired = []
         scarce = bool(self._exited) and len(self._in_state(SlotState.FREE)) < self._engine.slots // 8
         for slot, since_ns in list(self._exited.items()):
-            unused = slot not in self._known
+            unused = slot not in self._processes
             idle_ns = now_ns - since_ns
             if unused or idle_ns >= QUIET_NS or (scarce and idle_ns > 0):
                 generation, _state, _shares, revision = abi.SLOT.unpack_from(self._states, slot * abi.SLOT.size)

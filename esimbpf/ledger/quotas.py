@@ -52,6 +52,7 @@ __all__ = [
     "changed",
     "chosen",
     "drop_saver",
+    "exes_seen",
     "fold_kernel",
     "hold",
     "keep",
@@ -368,6 +369,11 @@ def ledger_knows(quota: Quota) -> bool:
 def app_seen(db: sqlite3.Connection, name: str) -> bool:
     """Whether an app of this name was ever counted."""
     return db.execute("SELECT 1 FROM app WHERE name = ?", (name,)).fetchone() is not None
+
+
+def exes_seen(db: sqlite3.Connection) -> tuple[str, ...]:
+    """The executables of all programs that were ever counted."""
+    return tuple(exe for (exe,) in db.execute("SELECT DISTINCT exe FROM program"))
 
 
 def _used(ledger: _Ledger, one: Kept, period: Span) -> int:

@@ -25,7 +25,7 @@ _UNKNOWN: Final = "which limits were agreed is not known"
 
 _WITHOUT_A_DAEMON: Final = (
     "limits hold as they were set last, for new processes too; but no period begins, no snooze ends,",
-    "nothing is told, no hook runs, and new processes of scripts and cgroups of apps are not known",
+    "nothing is told, no hook runs, and new processes are of the app that their names say",
     "begin one: systemctl start esimbpf, or esimbpf daemon",
 )
 

@@ -11,7 +11,7 @@ import pytest
 
 from esimbpf.kernel.abi import SAVER_QUOTA
 from esimbpf.kernel.mounts import cgroup2_root
-from esimbpf.kernel.quotas import Action, Counts, OpenServices, Rule, Some, Whom
+from esimbpf.kernel.quotas import Action, Counts, OpenServices, Otherwise, Rule, Some, Whom
 from esimbpf.model import Counters
 from tests.live.limited import LARGEST_PACKET, Limited, settled
 from tests.live.netlab import Wire
@@ -108,7 +108,8 @@ def test_who_inherits_a_blocked_programs_socket_is_judged_for_himself(limited: L
     sock = parent.udp()
     sock.do("send_datagrams", [lab.link.network_ip, 9], [100])
     limited.quotas.write(1, BLOCKED)
-    limited.quotas.name({1: Whom(Some(processes=frozenset({(parent.pid, limited.start_of(parent.pid))})))})
+    of_parent = Otherwise({(parent.pid, limited.start_of(parent.pid)): "parent"})
+    limited.quotas.name({1: Whom(Some(apps=frozenset({"parent"})))}, of_parent)
     limited.quotas.tell_senders(True)
     child = parent.fork()
     before = lab.link.crossed()

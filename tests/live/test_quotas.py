@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from esimbpf.kernel import abi, libbpf
 from esimbpf.kernel.mounts import cgroup2_root
 from esimbpf.kernel.pins import PINS_VARIABLE, PinnedEngine
-from esimbpf.kernel.quotas import Action, Counts, Exe, KernelQuotas, Rule, Some, Whom
+from esimbpf.kernel.quotas import Action, Counts, Exe, KernelQuotas, Otherwise, Rule, Some, Whom
 from esimbpf.model import NOTHING, Counters
 from esimbpf.snapshot import FIRST_PROCESS_SLOT, ReservedSlot
 from esimbpf.units import parse_rate
@@ -128,7 +129,14 @@ def test_only_the_limited_link_is_touched(limited: Limited) -> None:
     assert far.puppet.result() == 1_000_003
 
 
-@pytest.mark.parametrize("named", ["exe", "cgroup", "parent cgroup", "user", "process", "everybody", "everybody else"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        *("exe", "exe by path", "user", "app", "app of process", "app of exe", "app of cgroup"),
+        *("cgroup", "parent cgroup", "cgroup by path", "parent cgroup by path", "unit"),
+        *("everybody", "everybody else", "everybody but an app"),
+    ],
+)
 def test_whom_a_quota_is_about(limited: Limited, tmp_path: Path, named: str) -> None:
     """The limited process is stopped, and another one is not, but where everybody is meant."""
     lab = limited.lab
@@ -145,12 +153,25 @@ def test_whom_a_quota_is_about(limited: Limited, tmp_path: Path, named: str) -> 
             "cgroup": Some(cgroups=frozenset({inner.stat().st_ino})),
             "parent cgroup": Some(cgroups=frozenset({here.stat().st_ino})),
             "user": Some(users=frozenset({4711})),
-            "process": Some(processes=frozenset({(meant.pid, limited.start_of(meant.pid))})),
+            "cgroup by path": Some(cgroup_paths=frozenset({f"/{here.name}/{inner.name}"})),
+            "parent cgroup by path": Some(cgroup_paths=frozenset({f"/{here.name}"})),
+            "unit": Some(units=frozenset({inner.name})),
+            "exe by path": Some(exe_paths=frozenset({str(limited.program)})),
+            "app": Some(apps=frozenset({limited.program.name})),
+            "app of process": Some(apps=frozenset({"mine"})),
+            "app of exe": Some(apps=frozenset({"mine"})),
+            "app of cgroup": Some(apps=frozenset({"mine"})),
             "everybody": Some(),
             "everybody else": Some(exes=frozenset({exe_of(other.pid)})),
+            "everybody but an app": Some(apps=frozenset({"puppet.py"})),
         }[named]
+        otherwise = {
+            "app of process": Otherwise(processes={(meant.pid, limited.start_of(meant.pid)): "mine"}),
+            "app of exe": Otherwise(exes={str(limited.program): "mine"}),
+            "app of cgroup": Otherwise(cgroups={f"/{here.name}/{inner.name}": "mine"}),
+        }.get(named)
         limited.quotas.write(1, Rule(0, 1, action=Action.BLOCK))
-        limited.quotas.name({1: Whom(some, named.startswith("everybody"))})
+        limited.quotas.name({1: Whom(some, named.startswith("everybody"))}, otherwise)
         limited.quotas.tell_senders(True)
         with pytest.raises(OSError, match="not permitted"):
             sock.do("send_datagrams", [lab.link.network_ip, 9], [100])
@@ -164,6 +185,67 @@ def test_whom_a_quota_is_about(limited: Limited, tmp_path: Path, named: str) -> 
         limited.quotas.name({})
         inner.rmdir()
         here.rmdir()
+
+
+@pytest.mark.parametrize("named", ["process", "exe", "cgroup"])
+def test_what_is_said_to_be_another_app_is_limited_as_that(limited: Limited, named: str) -> None:
+    """Whatever its name; a process's own word is last, and its cgroup's comes after its executable's."""
+    lab, here = limited.lab, Path(cgroup2_root(), f"esimbpf-quota-{os.getpid()}")
+    here.mkdir()
+    try:
+        meant = limited.start()
+        meant.do("join_cgroup", str(here))
+        sock = meant.udp()
+        known = Otherwise(
+            {(meant.pid, limited.start_of(meant.pid)): "process"},
+            {str(limited.program): "exe"},
+            {f"/{here.name}": "cgroup"},
+        )
+        otherwise = {
+            "process": known,
+            "exe": replace(known, processes={}),
+            "cgroup": replace(known, processes={}, exes={}),
+        }[named]
+        for number, app in enumerate(("limited", "cgroup", "exe", "process"), 1):
+            action = Action.BLOCK if app == named else Action.NOTIFY
+            limited.quotas.write(number, Rule(0, 1, action=action))
+        limited.quotas.tell_senders(True)
+        apps = {app: Whom(Some(apps=frozenset({app}))) for app in ("limited", "cgroup", "exe", "process")}
+        limited.quotas.name(dict(enumerate(apps.values(), 1)), otherwise)
+        with pytest.raises(OSError, match="not permitted"):
+            sock.do("send_datagrams", [lab.link.network_ip, 9], [100])
+        # Without quotas of its own it has none.
+        limited.quotas.name({1: apps["limited"]}, otherwise)
+        limited.quotas.write(1, Rule(0, 1, action=Action.BLOCK))
+        sock.do("send_datagrams", [lab.link.network_ip, 9], [100])
+        meant.exit()
+    finally:
+        limited.quotas.name({})
+        here.rmdir()
+
+
+def test_a_process_is_not_taken_to_be_where_the_one_before_it_was(limited: Limited) -> None:
+    """It has gone up in the hierarchy; what is below is still named."""
+    lab, here = limited.lab, Path(cgroup2_root(), f"esimbpf-quota-{os.getpid()}")
+    inner = here / "a" / "b"
+    inner.mkdir(parents=True)
+    try:
+        some = Some(cgroups=frozenset({here.stat().st_ino, inner.parent.stat().st_ino}))
+        limited.quotas.write(1, Rule(0, 1, action=Action.BLOCK))
+        limited.quotas.name({1: Whom(some)})
+        limited.quotas.tell_senders(True)
+        meant = limited.start()
+        meant.do("join_cgroup", str(inner))
+        sock = meant.udp()
+        with pytest.raises(OSError, match="not permitted"):
+            sock.do("send_datagrams", [lab.link.network_ip, 9], [100])
+        meant.do("join_cgroup", cgroup2_root())
+        sock.do("send_datagrams", [lab.link.network_ip, 9], [100])
+        meant.exit()
+    finally:
+        limited.quotas.name({})
+        for folder in (inner, inner.parent, here):
+            folder.rmdir()
 
 
 def exe_of(pid: int) -> Exe:
@@ -497,16 +579,17 @@ def blocked_in_all() -> Counters:
 def test_more_quotas_than_the_kernel_has_room_for_are_told_and_the_daemon_goes_on(
     lab: Lab, tmp_path: Path, unique: Path
 ) -> None:
-    """Nine of the same executable: each alone would do, by its path and as an app."""
-    rules, state = tmp_path / "config.toml", tmp_path / "state"
+    """Nine of the same executable, by two paths: those of each path alone would do."""
+    rules, state, other = tmp_path / "config.toml", tmp_path / "state", tmp_path / "other path"
+    other.symlink_to(unique)
     limits = [f'[[quota]]\nname = "{n}"\nlimit = "1GB"\nper = "day"\ndo = "notify"\n' for n in range(10)]
-    named = [f'exe = "{unique}"\n'] * 5 + ['app = "limited"\n'] * 5
+    named = [f'exe = "{unique}"\n'] * 5 + [f'exe = "{other}"\n'] * 4 + ['app = "limited"\n']
     rules.write_text("".join(limit + name for limit, name in zip(limits, named, strict=True)))
-    with daemon(lab, state, "--config", str(rules)) as process:
+    refused = "quotas hold as before: more than 8 quotas name the same"
+    with daemon(lab, state, "--config", str(rules), awaits=(refused, "ready")) as process:
         Puppet.start(lab.device, str(unique), "-IS", PUPPET).udp().do(
             "send_datagrams", [lab.link.network_ip, 9], [SIZE] * 3
         )
-        assert "more than 8 quotas name the same" in said(process, "quotas hold as before")
         end(process)
     assert told(lab, state, "9", "--config", str(rules))["used_bytes"] == 3 * (SIZE + HEADER)
 

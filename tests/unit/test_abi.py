@@ -46,7 +46,7 @@ def test_sizes_are_those_of_the_header(tmp_path: Path) -> None:
         "struct quota_set": abi.QUOTA_SET,
         "struct quota_sets": abi.QUOTA_SETS,
         "struct exe_key": abi.EXE_KEY,
-        "struct name_key": Struct(f"{abi.NAME_BYTES}s"),
+        "struct name_key": abi.NAME_KEY,
         "struct blocked_key": abi.BLOCKED_KEY,
         "struct word": abi.WORD,
     }
@@ -70,6 +70,7 @@ def test_sizes_are_those_of_the_header(tmp_path: Path) -> None:
         ),
         ("quota_rule", abi.QUOTA_RULE, ["terms", "current"]),
         ("exe_key", abi.EXE_KEY, ["inode", "device"]),
+        ("name_key", abi.NAME_KEY, ["hash", "named"]),
         ("blocked_key", abi.BLOCKED_KEY, ["link", "slot"]),
         ("word", abi.WORD, ["meanings", "options", "value", "attached", "code", "script"]),
     ],
@@ -97,15 +98,15 @@ def any_bits(value: int | bytes) -> bool:
 
 def test_constants_are_those_of_the_header(tmp_path: Path) -> None:
     names = ["MAX_LINKS", "COMM_BYTES", "PATH_BYTES", "ARGS_BYTES", "USAGES_PER_BLOCK"]
-    names += ["MAX_QUOTAS", "SAVER_QUOTA", "QUOTAS_PER_SET", "QUOTAS_PER_PROCESS", "QUOTAS_PER_BLOCK", "NAME_BYTES"]
+    names += ["MAX_QUOTAS", "SAVER_QUOTA", "QUOTAS_PER_SET", "QUOTAS_PER_PROCESS", "QUOTAS_PER_BLOCK"]
     assert say(tmp_path, *names) == [getattr(abi, name) for name in names]
     assert say(tmp_path, "FIRST_PROCESS_SLOT") == [FIRST_PROCESS_SLOT]
     assert say(tmp_path, *(f"SLOT_{slot.name}" for slot in ReservedSlot)) == [slot.value for slot in ReservedSlot]
     assert say(tmp_path, *(f"SLOT_{state.name}" for state in abi.SlotState)) == [s.value for s in abi.SlotState]
     assert say(tmp_path, *(f"WORD_{meaning.name}" for meaning in Meaning)) == list(Meaning)
-    words = ["links", "quota_epoch", "open_services"]
+    words = ["links", "quota_epoch", "open_services", "crowded"]
     at = ["sizeof(struct link)", *(f"offsetof(struct watched_links, {word})" for word in words)]
-    offsets = [abi.LINK_OFFSET, abi.QUOTA_EPOCH_OFFSET, abi.OPEN_SERVICES_OFFSET]
+    offsets = [abi.LINK_OFFSET, abi.QUOTA_EPOCH_OFFSET, abi.OPEN_SERVICES_OFFSET, abi.CROWDED_OFFSET]
     assert say(tmp_path, *at) == [abi.LINK_BYTES, *offsets]
 
 

@@ -161,7 +161,7 @@ def test_how_it_reads_without_a_daemon() -> None:
         "  wwan1       not counted and not limited: its interface is gone, or another; ↓ 0 B ↑ 0 B since then",
         "  daemon      not at work: what is counted is kept in the kernel, until it is shut down",
         "              limits hold as they were set last, for new processes too; but no period begins, no snooze ends,",
-        "              nothing is told, no hook runs, and new processes of scripts and cgroups of apps are not known",
+        "              nothing is told, no hook runs, and new processes are of the app that their names say",
         "              begin one: systemctl start esimbpf, or esimbpf daemon",
         "  limits      4 enforced by the kernel, 2 used up",
         "              backup: used up, blocked; its period ends 25 Nov 00:00",
