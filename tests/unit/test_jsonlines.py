@@ -12,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from esimbpf.dispatch import order_of
 from esimbpf.events import EventType, example
+from esimbpf.hooks import Hook
 from esimbpf.model import NOTHING, Counters, GroupBy, Kind, Link, LinkTick, Process, Row, Start, Tick
+from esimbpf.profiles import ProfileNames
 from esimbpf.sinks.jsonlines import EndReason, JsonLines, schema
 from esimbpf.text import printable
 from esimbpf.users import user_name
@@ -316,7 +319,11 @@ def test_events_are_lines_as_hooks_get_them() -> None:
     pipe = Pipe()
     pipe.json_lines.events(events)
     written = [orjson.loads(line) for line in b"".join(pipe.writes).splitlines()]
-    assert written == [event.to_json() for event in events]
+    assert written == [orjson.loads(order_of(Hook("tell", ("/bin/true",)), event).line) for event in events]
+    assert any(line["profile"] == "8949…0001" for line in written)
+    full: list[bytes] = []
+    JsonLines(START, full.append, names=ProfileNames(show_ids=True)).events(events)
+    assert [orjson.loads(line) for line in full] == [event.to_json() for event in events]
 
 
 # --- warnings -------------------------------------------------------------------------------------------
