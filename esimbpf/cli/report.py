@@ -21,6 +21,7 @@ from esimbpf import config
 from esimbpf.attribution import Namer
 from esimbpf.cli.options import Common, ShowIds
 from esimbpf.errors import EsimbpfError, NoSuchLink, UsageError
+from esimbpf.exclusive import holder
 from esimbpf.ledger import plans
 from esimbpf.ledger.database import FILE_NAME, connect, empty, said
 from esimbpf.ledger.fold import DAY_S, KEEP_QUARTERS_S, Folding, note_downtime
@@ -311,6 +312,8 @@ def open_ledger(common: Common) -> Iterator[sqlite3.Connection]:
             namer = Namer(config.read(common.config).apps)
             folding = Folding(db, attachment_of(engine.about), namer)
             if not folding.followed:
+                if holder(common.state_dir):
+                    folding.go_by_the_last()
                 folding.take(reader_of(engine, owns_slots=False).read())
                 folding.commit()
             yield db

@@ -17,7 +17,7 @@ from esimbpf.apps import process_name
 from esimbpf.attribution import Namer
 from esimbpf.difference import KIND_OF_SLOT, Difference, Standing, sum_of
 from esimbpf.ledger.database import transaction
-from esimbpf.ledger.identities import ids_of, key_of, key_when_counted_last
+from esimbpf.ledger.identities import identity_of, ids_of, key_of, key_when_counted_last
 from esimbpf.model import NOTHING, Counters, Kind, Process
 from esimbpf.modem.identity import UNKNOWN, Identity
 from esimbpf.snapshot import ReservedSlot, Snapshot
@@ -235,6 +235,13 @@ class Folding:
         self._last_s = end_s
         self._last_identities = [key_of(self._known(name)) for name in self._attachment.links]
         self._first = False
+
+    def go_by_the_last(self) -> None:
+        """What moves is on whose account, and where, it was when it was counted last: for who reads while a daemon is
+        at work, which would have folded in a change."""
+        self.identities = {
+            name: identity_of(key) for name, key in zip(self._attachment.links, self._last_identities, strict=True)
+        }
 
     def _known(self, name: str) -> Identity:
         """As what a link is known now."""

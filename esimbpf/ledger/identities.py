@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from esimbpf.modem.identity import Identity
+from esimbpf.modem.model import Operator
+from esimbpf.modem.numbering import Plmn
 
-__all__ = ["UNKNOWN", "Key", "ids_of", "key_of", "key_when_counted_last"]
+__all__ = ["UNKNOWN", "Key", "identity_of", "ids_of", "key_of", "key_when_counted_last"]
 
 UNKNOWN: Final = "unknown"
 """Stands for a SIM profile, or whatever else, that is not known."""
@@ -26,6 +28,19 @@ def key_of(identity: Identity) -> Key:
         -1 if identity.roaming is None else int(identity.roaming),
         identity.country or "",
         identity.technology or "",
+    )
+
+
+def identity_of(key: Key) -> Identity:
+    """The identity of a key, without what does not tell identities apart: whether it is an eSIM, the network's name."""
+    iccid, network, roaming, country, technology = key
+    plmn = Plmn.of(network)
+    return Identity(
+        profile=None if iccid == UNKNOWN else iccid,
+        operator=Operator(plmn) if plmn else None,
+        roaming=None if roaming < 0 else bool(roaming),
+        country=country or None,
+        technology=technology or None,
     )
 
 
