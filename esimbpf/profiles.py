@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from esimbpf.errors import UsageError
 from esimbpf.fields import checked_text
+from esimbpf.modem.model import Operator
 from esimbpf.modem.numbering import masked, normal_iccid
 from esimbpf.text import printable
 
@@ -40,13 +41,18 @@ class KnownProfile:
     """The user's."""
     lpac_label: str = ""
     """What lpac has told of the eSIM: its nickname, provider or name."""
-    operator: str = ""
-    """The home network: MCC and MNC, and its name; empty if not known."""
+    operator: Operator | None = None
+    """Whose network is its home."""
 
     @property
     def label(self) -> str:
         """What to call it; empty if nothing but its number is known."""
-        return self.own_label or self.lpac_label or re.sub(r"^[0-9]{3}-[0-9]{2,3} ?", "", self.operator)
+        return self.own_label or self.lpac_label or (self.operator.name if self.operator else "")
+
+    @property
+    def known(self) -> bool:
+        """False for that which stands for one that is not known."""
+        return normal_iccid(self.iccid) is not None
 
     @property
     def label_from(self) -> LabelFrom | None:
@@ -121,7 +127,7 @@ def chosen(text: str, known: Sequence[KnownProfile]) -> str:
     if found:
         return found
     wanted = text.strip().casefold()
-    profiles = [one for one in known if normal_iccid(one.iccid)]
+    profiles = [one for one in known if one.known]
     own = [one for one in profiles if wanted and one.own_label.casefold() == wanted]
     labelled = own or [one for one in profiles if wanted and one.label.casefold() == wanted]
     fitting = labelled or _ending(re.sub(r"[ -]", "", text).upper(), profiles)

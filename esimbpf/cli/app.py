@@ -16,6 +16,7 @@ from esimbpf.cli.hook import hook
 from esimbpf.cli.links import links
 from esimbpf.cli.options import Common, EngineName
 from esimbpf.cli.plan import plan
+from esimbpf.cli.profiles import profiles
 from esimbpf.cli.quota import quota
 from esimbpf.cli.report import report
 from esimbpf.cli.run import run
@@ -91,6 +92,7 @@ app.command()(status)
 app.command()(daemon)
 app.command()(report)
 app.add_typer(plan, name="plan")
+app.add_typer(profiles, name="profiles")
 app.add_typer(quota, name="quota")
 app.add_typer(saver, name="saver")
 app.add_typer(hook, name="hook")

@@ -17,13 +17,13 @@ from rich.text import Text
 
 from esimbpf.cellular import Certainty
 from esimbpf.modem.identity import LinkStatus
-from esimbpf.modem.model import Modem, Registration, Signal
+from esimbpf.modem.model import Modem, Operator, Registration, Signal
 from esimbpf.modem.numbering import masked
 
 if TYPE_CHECKING:
     from esimbpf.kernel.links import FoundLink
 
-__all__ = ["links_json", "links_table"]
+__all__ = ["links_json", "links_table", "operator_entry"]
 
 _RANKS = {Certainty.YES: 0, Certainty.WEAK: 1, Certainty.NO: 2}
 _NARROW = 60
@@ -189,7 +189,7 @@ def _modem_entry(modem: Modem, status: LinkStatus, show_ids: bool) -> dict[str, 
         "plugin": modem.plugin or None,
         "profile": _number(identity.profile, show_ids) if identity.profile else None,
         "esim": identity.esim,
-        "operator": operator and {"plmn": str(operator.plmn) if operator.plmn else None, "name": operator.name or None},
+        "operator": operator and operator_entry(operator),
         "registration": status.registration,
         "roaming": identity.roaming,
         "country": identity.country,
@@ -197,6 +197,11 @@ def _modem_entry(modem: Modem, status: LinkStatus, show_ids: bool) -> dict[str, 
         "connected": status.connected,
         "signal": _signal_entry(modem.signal),
     }
+
+
+def operator_entry(operator: Operator) -> dict[str, object]:
+    """A network; null for what is not known of it."""
+    return {"plmn": str(operator.plmn) if operator.plmn else None, "name": operator.name or None}
 
 
 def _signal_entry(signal: Signal) -> dict[str, object]:

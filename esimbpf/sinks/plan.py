@@ -16,7 +16,7 @@ from esimbpf.plan import Assessment, Plan
 from esimbpf.spans import Cycle, EveryDays, Monthly, Once
 from esimbpf.units import Units, bytes_text
 
-__all__ = ["plan_fields", "plan_lines", "plan_screen"]
+__all__ = ["plan_fields", "plan_lines", "plan_screen", "plan_words"]
 
 _BAR: Final = 40
 _SMALL_BAR: Final = 16
@@ -37,7 +37,7 @@ def plan_screen(
         first = plan.cycle.first if isinstance(plan.cycle, Once) else None
         begins = f"it begins on {first}" if first else "it begins with the first use"
         why = f"over since {_day(told.ended, zone)}" if told.ended else begins
-        return Text.assemble((f"{target}  {plan.allowance} {_cycle_words(plan.cycle)}", "bold cyan"), f": {why}")
+        return Text.assemble((f"{target}  {plan_words(plan)}", "bold cyan"), f": {why}")
     lines = Table.grid(padding=(0, 2, 0, 0))
     lines.add_column(no_wrap=True)
     lines.add_column(overflow="fold")
@@ -76,7 +76,12 @@ def plan_screen(
             "gaps",
             Text(f"{told.gap_s / 3600:.1f} h of the cycle were not counted: what was used then is missing", "yellow"),
         )
-    return Group(Text(f"{target}  {plan.allowance} {_cycle_words(plan.cycle)}", "bold cyan"), lines)
+    return Group(Text(f"{target}  {plan_words(plan)}", "bold cyan"), lines)
+
+
+def plan_words(plan: Plan) -> str:
+    """What was agreed, as in `10GB a month, from day 15`."""
+    return f"{plan.allowance} {_cycle_words(plan.cycle)}"
 
 
 def _cycle_words(cycle: Cycle) -> str:

@@ -35,6 +35,7 @@ __all__ = [
     "report_csv",
     "report_json",
     "seconds_missing",
+    "utc",
 ]
 
 Cut = Sequence[tuple[Span, Sequence[Usage]]]
@@ -298,8 +299,8 @@ def _line(row: Usage) -> dict[str, object]:
     line: dict[str, object] = {
         "type": "report",
         "v": 1,
-        "from": _utc(row.span.begin),
-        "to": _utc(row.span.end),
+        "from": utc(row.span.begin),
+        "to": utc(row.span.end),
         "link": row.link,
         "profile": row.profile,
         "roaming": row.roaming,
@@ -333,7 +334,7 @@ def report_csv(rows: Sequence[Usage]) -> str:
         roaming = "" if row.roaming is None else str(row.roaming).lower()
         writer.writerow(
             [
-                *(_utc(row.span.begin), _utc(row.span.end), row.link, row.profile, roaming, row.kind, _cell(row.name)),
+                *(utc(row.span.begin), utc(row.span.end), row.link, row.profile, roaming, row.kind, _cell(row.name)),
                 *(counters.rx_bytes, counters.tx_bytes, counters.rx_packets, counters.tx_packets),
                 *(round(row.gap_s, 3), round(row.unread_s, 3), row.blocked.rx_bytes, row.blocked.tx_bytes),
             ]
@@ -346,7 +347,8 @@ def _cell(text: str) -> str:
     return "'" + text if text.startswith(("=", "+", "-", "@")) else text
 
 
-def _utc(moment: datetime) -> str:
+def utc(moment: datetime) -> str:
+    """RFC 3339, with milliseconds."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -159,3 +159,50 @@ def test_a_quota_for_roaming_holds_abroad_and_counts_nothing_at_home(
         end(process)
     shown = command(lab, "--state-dir", str(state), "quota", "show", "abroad", "--json").stdout
     assert json.loads(shown)["used_bytes"] == passing * packet == of(state, roaming=1).tx_bytes
+
+
+def test_each_profile_is_told_with_whether_it_is_active_and_what_it_has_moved_at_home_and_abroad(
+    lab: Lab,
+    tmp_path: Path,
+    bus: PrivateBus,
+    service: FakeModemManager,
+    modem: FakeModem,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state, packet = tmp_path / "state", SIZE + HEADER
+    monkeypatch.setitem(ENVIRONMENT, "DBUS_SYSTEM_BUS_ADDRESS", bus.address)
+
+    before = lab.link.crossed()
+
+    def profiles() -> dict[str, dict[str, Any]]:
+        words = ("--state-dir", str(state), "profiles", "--json", "--show-ids")
+        return {line["profile"]: line for line in map(json.loads, command(lab, *words).stdout.splitlines())}
+
+    with daemon(lab, state, environment=environment(bus)) as process:
+        sender, to = Puppet.start(lab.device).udp(), [lab.link.network_ip, 9]
+        sender.do("send_datagrams", to, [SIZE] * 3)
+        modem.register(ROAMING, "23201", "A1", LTE)
+        said(process, "roaming in AT")
+        sender.do("send_datagrams", to, [SIZE] * 5)
+        modem.switch_profile(OTHER_ICCID, eid="89049032000000000000000000000001")
+        said(process, "8943")
+        sender.do("send_datagrams", to, [SIZE] * 7)
+        modem.register(HOME, "26201", "Home", LTE)
+        told = profiles()
+        service.stop()
+        said(process, "not known")
+        end(process)
+    here, other = told[ICCID], told[OTHER_ICCID]
+    assert (here["home_bytes"], here["roaming_bytes"]) == tuple(
+        of(state, iccid=ICCID, roaming=roaming).total_bytes for roaming in (0, 1)
+    )
+    assert here["home_bytes"] >= 3 * packet
+    assert here["roaming_bytes"] >= 5 * packet
+    assert other["roaming_bytes"] >= 7 * packet
+    crossed = (lab.link.crossed() - before).total_bytes
+    last = profiles().values()
+    assert sum(line[f"{where}_bytes"] for line in last for where in ("home", "roaming", "unknown")) == crossed
+    assert (here["active"], here["links"], here["esim"]) == (False, [], None)
+    assert (other["active"], other["links"], other["esim"]) == (True, ["wwan0"], True)
+    assert here["operator"] == {"plmn": "262-01", "name": "Home"}
+    assert {line["active"] for line in last} == {None}

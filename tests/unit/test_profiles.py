@@ -24,12 +24,15 @@ from esimbpf.hooks import Hook
 from esimbpf.ledger import outbox
 from esimbpf.ledger.database import connect
 from esimbpf.ledger.profiles import known
+from esimbpf.modem.model import Operator
+from esimbpf.modem.numbering import Plmn
 from esimbpf.profiles import KnownProfile, ProfileNames, chosen, parse_iccid
 
 HOME, TRAVEL = "8949020000001234567", "89430100000076543211"
 NOW = datetime.now(UTC)
+TELEKOM = Operator(Plmn("262", "01"), "Telekom.de")
 KNOWN = (
-    KnownProfile(HOME, esim=False, operator="262-01 Telekom.de"),
+    KnownProfile(HOME, esim=False, operator=TELEKOM),
     KnownProfile(TRAVEL, esim=True, own_label="Travel", lpac_label="BetterRoaming"),
     KnownProfile("unknown"),
 )
@@ -69,7 +72,7 @@ def test_where_none_is_meant_it_is_said_which_there_are(text: str) -> None:
 
 
 def test_where_several_fit_they_are_named_and_an_own_label_goes_before_an_operators() -> None:
-    other = KnownProfile("8949020000009994567", operator="262-01 Telekom.de")
+    other = KnownProfile("8949020000009994567", operator=TELEKOM)
     for text in ("4567", "Telekom.de"):
         with pytest.raises(UsageError, match=r"fits several: Telekom\.de 8949…34567, Telekom\.de 8949…94567$"):
             chosen(text, (*KNOWN, other))
