@@ -76,12 +76,18 @@ class Daemon:
             self._monitor = undo.enter_context(LinkMonitor())
             self._modems = undo.enter_context(ModemWatch())
             self._modems.settle(_MODEMS_S)
+            self._attached = undo.enter_context(ExitStack())
+            undo.callback(self._close_book)
+            self._missed: tuple[str, ...] = ()
             found = list_links()
             self._say_what_is_missing(found)
+            if keep_attached((), max_processes).fresh:
+                self._open()
+                self._fold()
+                for one in self._wanted(found):
+                    self._attach(one)
             self._missed = keep_attached(self._wanted(found), max_processes).missed
-            self._attached = undo.enter_context(ExitStack())
             self._open()
-            undo.callback(self._close_book)
             self._dispatcher = undo.enter_context(closing(Dispatcher(state_dir, self._config)))
             self._undo = undo.pop_all()
 
@@ -241,10 +247,18 @@ class Daemon:
             links = self._engine.about.links
             self._book.know({name: self._modems.status(name).identity for name in links})
 
+    def _attach(self, found: FoundLink) -> None:
+        """Attach to a link; quotas hold on it from its first packet on."""
+        with pins.changing():
+            is_new = self._engine.number(found.link.name) is None
+            number = self._engine.add(found.link.name)
+            if is_new:
+                self._know_identities()
+            self._engine.attach_found(number, found)
+
     def _count(self, found: FoundLink) -> None:
         try:
-            with pins.changing():
-                self._engine.attach_found(self._engine.add(found.link.name), found)
+            self._attach(found)
             log(f"{printable(found.link.name)} is counted, interface {found.link.ifindex}")
             self._happened(link_up(found.link.name, datetime.now(UTC)))
         except EsimbpfError as error:
@@ -340,6 +354,7 @@ class _Book:
     def know(self, identities: Mapping[str, Identity]) -> None:
         """Say on whose account, and where, links move what they move from the last snapshot on."""
         self._folding.identities = self._enforcer.identities = identities
+        self._enforcer.know_links()
 
     @property
     def gone(self) -> bool:

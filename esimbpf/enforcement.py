@@ -11,12 +11,12 @@ import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from esimbpf.errors import EsimbpfError
-from esimbpf.kernel.abi import QUOTAS_PER_PROCESS, QUOTAS_PER_SET, SAVER_QUOTA
+from esimbpf.kernel.abi import MAX_LINKS, QUOTAS_PER_PROCESS, QUOTAS_PER_SET, SAVER_QUOTA
 from esimbpf.kernel.mounts import cgroup2_root, device_of
 from esimbpf.kernel.pins import PinnedEngine
 from esimbpf.kernel.quotas import NEVER, Action, Counts, Exe, KernelQuotas, OpenServices, Otherwise, Some, Whom
@@ -71,6 +71,7 @@ class Enforcer:
         self.apps = Apps()
         self._numbers: dict[tuple[str, float], int] = {}
         self._offsets: dict[str, _Offset] = {}
+        self._quotas: dict[int, Quota] = {}
         self._rules: dict[int, KernelRule] = {}
         self._whom: dict[int, Whom] | None = None
         self._said_otherwise = Otherwise()
@@ -153,6 +154,15 @@ class Enforcer:
                 self._kernel.erase(number)
         self._kernel.tell_senders(any(rule.action is Action.BLOCK for rule in rules.values()))
         self._rules, self._whom, self._said_otherwise = rules, whom, otherwise
+        self._quotas = {self._numbers[one.kept.key]: one.kept.quota for one in standings}
+
+    def know_links(self) -> None:
+        """Let what is enforced be about the links that there are now, before anything moves over a new one."""
+        for number, rule in self._rules.items():
+            links = self._links_of(self._quotas[number])
+            if links != rule.links:
+                self._rules[number] = replace(rule, links=links)
+                self._kernel.write(number, self._rules[number])
 
     def look(self) -> None:
         """Look who has come, and tell the kernel of those whom it takes for others; EsimbpfError, OSError."""
@@ -206,12 +216,11 @@ class Enforcer:
         )
 
     def _links_of(self, quota: Quota) -> int:
-        """The links whose packets are used of a quota now, a bit for each."""
-        about = [
-            quota.is_about(name, whose.profile, whose.roaming)
-            for name in self._engine.about.links
-            for whose in (self.identities.get(name, UNKNOWN),)
-        ]
+        """The links whose packets are used of a quota now, a bit for each; one that is to come is as one unknown."""
+        links = self._engine.about.links
+        whose = [(name, self.identities.get(name, UNKNOWN)) for name in links]
+        whose += [("", UNKNOWN)] * (MAX_LINKS - len(links))
+        about = [quota.is_about(name, one.profile, one.roaming) for name, one in whose]
         return sum(1 << number for number, is_about in enumerate(about) if is_about)
 
     def _whom_of(self, quota: Quota) -> Whom:

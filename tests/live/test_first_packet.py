@@ -21,7 +21,8 @@ from esimbpf.kernel.mounts import cgroup2_root
 from esimbpf.kernel.pins import PINS_VARIABLE, PinnedEngine
 from esimbpf.kernel.quotas import KernelQuotas
 from esimbpf.model import Counters
-from tests.live.attached import PINS, daemon, end, ledger, said
+from esimbpf.pinned import reader_of
+from tests.live.attached import PINS, command, daemon, end, ledger, said
 from tests.live.limited import PUPPET
 from tests.live.netlab import Lab
 from tests.live.test_quotas import HEADER, SIZE, passes, quota, send_until_refused, told
@@ -263,3 +264,53 @@ def test_a_running_program_stays_limited_when_its_file_is_replaced_or_removed(pl
             assert [passes(sock, [lab.link.network_ip, 9]) for sock in running] == [False, False]
         assert lab.link.crossed() - before == Counters()
         end(process)
+
+
+@pytest.mark.parametrize("words", [(), ("--link", "wwan1")], ids=["any link", "that link"])
+def test_a_quota_holds_on_a_link_that_comes_later_from_its_first_packet_on(
+    fresh_lab: Lab, tmp_path: Path, unique: Path, words: tuple[str, ...]
+) -> None:
+    lab, state = fresh_lab, tmp_path / "state"
+    limited = Puppet.start(lab.device, str(unique), "-IS", PUPPET).udp()
+    with daemon(lab, state, links=("wwan0", "wwan1")) as process:
+        quota(lab, state, "add", "a", "--app", "limited", "--limit", "0B", "--per", "once", "--do", "block", *words)
+        said(process, "was read anew")
+        link = lab.add_link()
+        said(process, "wwan1 is counted")
+        with stopped(process):
+            assert not passes(limited, [link.network_ip, 9])
+        end(process)
+
+
+FLOOD = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+print(flush=True)
+while True:
+    try:
+        sock.sendto(bytes(1000), (sys.argv[1], 9))
+    except PermissionError:
+        pass
+"""
+
+
+def test_a_quota_holds_from_the_first_packet_that_is_counted(
+    fresh_lab: Lab, tmp_path: Path, unique: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an app that sends all the time while the daemon begins."""
+    monkeypatch.setenv(PINS_VARIABLE, str(PINS))
+    lab, state = fresh_lab, tmp_path / "state"
+    with daemon(lab, state) as process:
+        quota(lab, state, "add", "a", "--app", "limited", "--limit", "0B", "--per", "once", "--do", "block")
+        said(process, "was read anew")
+        end(process)
+    command(lab, "detach")
+    with lab.device.start(str(unique), "-ISc", FLOOD, lab.link.network_ip, stdout=subprocess.PIPE) as flood:
+        assert flood.stdout
+        flood.stdout.readline()
+        with daemon(lab, state):
+            flood.kill()
+    with PinnedEngine() as engine:
+        [link] = reader_of(engine, owns_slots=False).read().links
+    assert sum(counters.tx_bytes for counters in link.blocked.values()) > 0
+    assert sum(counters.tx_bytes for counters in link.processes.values()) == 0
