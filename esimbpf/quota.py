@@ -28,6 +28,7 @@ __all__ = [
     "FIELDS",
     "LIMIT",
     "MOST",
+    "MOST_FOR_ALL",
     "MOST_OF_ONE",
     "NEVER",
     "Action",
@@ -275,10 +276,12 @@ class Quota:
         return parse_quota({key: value for key, value in kept.items() if key != "v"})
 
 
-MOST: Final = 4095
-"""Quotas in all, as many as the kernel's maps have room for."""
+MOST: Final = 4094
+"""Quotas in all, as many as the kernel's maps have room for beside the saver mode."""
 MOST_OF_ONE: Final = 8
-"""Quotas for the same app, executable, cgroup or user, or for everybody, the excepted ones aside."""
+"""Quotas for the same app, executable, cgroup or user."""
+MOST_FOR_ALL: Final = MOST_OF_ONE - 1
+"""Quotas for everybody, whoever is excepted: one place is kept for the saver mode, which is one of them."""
 
 
 def check_room(quotas: Sequence[Quota]) -> None:
@@ -289,10 +292,11 @@ def check_room(quotas: Sequence[Quota]) -> None:
     for quota in quotas:
         whom = Everybody() if isinstance(quota.whom, Everybody) else quota.whom
         alike.setdefault(whom, []).append(quota.name)
-        if len(alike[whom]) > MOST_OF_ONE:
+        most = MOST_FOR_ALL if isinstance(whom, Everybody) else MOST_OF_ONE
+        if len(alike[whom]) > most:
             raise UsageError(
                 f"too many quotas are for the same ({whom_text(whom)}): {', '.join(alike[whom])}",
-                f"{MOST_OF_ONE} may be; remove one",
+                f"{most} may be; remove one",
             )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from esimbpf import config
 from esimbpf.cli.options import Common
 from esimbpf.cli.quota import reach_daemon, say_without_daemon, written
 from esimbpf.ledger import quotas
@@ -73,8 +74,9 @@ def on(
     common: Common = context.obj
     chosen = zip(Service, (dns, dhcp, ntp), strict=True)
     new = parse_saver(datetime.now(UTC), allow or (), [service for service, wanted in chosen if wanted], link, when)
+    configured = config.read(common.config).quotas
     with written(common) as db:
-        quotas.keep_saver(db, new)
+        quotas.keep_saver(db, new, configured)
     print(saver_sentence(new))
     reach_daemon(common.state_dir)
 

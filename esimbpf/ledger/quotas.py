@@ -282,9 +282,13 @@ def resume(db: sqlite3.Connection, one: Kept) -> None:
 # -- the saver mode ----------------------------------------------------------------------
 
 
-def keep_saver(db: sqlite3.Connection, new: Saver) -> None:
-    """Turn the saver mode on, in the place of the one that was."""
+def keep_saver(db: sqlite3.Connection, new: Saver, configured: Sequence[Quota] = ()) -> None:
+    """Turn the saver mode on, in the place of the one that was.
+
+    Raises UsageError where there are so many quotas that it would not be enforced.
+    """
     with transaction(db):
+        check_room([one.quota for one in kept(db, configured, new.since)])
         db.execute("INSERT OR REPLACE INTO saver VALUES (1, ?)", (json.dumps(new.to_json()),))
 
 

@@ -596,6 +596,24 @@ def test_more_quotas_than_the_kernel_has_room_for_are_told_and_the_daemon_goes_o
     assert told(lab, state, "9", "--config", str(rules))["used_bytes"] == 3 * (SIZE + HEADER)
 
 
+def test_more_quotas_than_one_process_can_have_are_told_and_those_for_all_hold_nevertheless(
+    lab: Lab, tmp_path: Path, unique: Path
+) -> None:
+    """Eight by its app, eight by its executable and one by its user; beside them seven for all, and the saver mode."""
+    rules, state = tmp_path / "config.toml", tmp_path / "state"
+    named = ['app = "limited"\n'] * 8 + [f'exe = "{unique}"\n'] * 8 + ["all = true\n"] * 7 + ['user = "root"\n']
+    terms = 'limit = "1GB"\nper = "day"\ndo = "notify"\n'
+    rules.write_text("".join(f'[[quota]]\nname = "{n}"\n{terms}{whom}' for n, whom in enumerate(named)))
+    with daemon(lab, state, "--config", str(rules)) as process:
+        limited = Puppet.start(lab.device, str(unique), "-IS", PUPPET)
+        limited.udp().do("send_datagrams", [lab.link.network_ip, 9], [SIZE] * 3)
+        assert f"quotas are about limited (pid {limited.pid})" in said(process, "more than 16")
+        command(lab, "--config", str(rules), "--state-dir", str(state), "saver", "on")
+        said(process, "was read anew")
+        assert send_until_refused(limited, lab) == 0
+        end(process)
+
+
 def test_what_the_commands_say_without_a_daemon_is_what_the_kernel_does(lab: Lab, tmp_path: Path, unique: Path) -> None:
     state = tmp_path / "state"
 

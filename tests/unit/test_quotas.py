@@ -25,7 +25,8 @@ from esimbpf.ledger.fold import thin
 from esimbpf.ledger.identities import ids_of
 from esimbpf.modem.identity import UNKNOWN, Identity
 from esimbpf.plan import Plan
-from esimbpf.quota import NEVER, EventKind, Kept, Quota, Standing, parse_quota, with_changes
+from esimbpf.quota import NEVER, EventKind, Everybody, Kept, Quota, Standing, parse_quota, with_changes
+from esimbpf.saver import Saver
 from esimbpf.sinks.jsonlines import schema
 from esimbpf.spans import Monthly, Once, Span
 from esimbpf.text import printable
@@ -443,16 +444,28 @@ def test_what_is_left_of_one_of_the_configuration_is_not_the_next_ones(db: sqlit
 def test_there_are_no_more_than_the_kernel_has_room_for(
     db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(8):
+    # One place for all is the saver mode's.
+    for number in range(7):
         spared: dict[str, Any] = {"except": [f"app{number}"]}
         add(db, name=f"q{number}", app=None, all=True, **spared)
-    with pytest.raises(UsageError, match=r"too many quotas are for the same \(all\): q0, .*q7, another"):
+    with pytest.raises(UsageError, match=r"too many quotas are for the same \(all\): q0, .*q6, another"):
         add(db, name="another", app=None, all=True)
     add(db, name="of an app")
-    monkeypatch.setattr("esimbpf.quota.MOST", 9)
-    with pytest.raises(UsageError, match="10 quotas are too many"):
+    monkeypatch.setattr("esimbpf.quota.MOST", 8)
+    with pytest.raises(UsageError, match="9 quotas are too many"):
         add(db, name="one more", app="ssh")
-    assert len(quotas.kept(db, [], NOW)) == 9
+    assert len(quotas.kept(db, [], NOW)) == 8
+
+
+def test_the_saver_mode_is_not_on_where_it_would_not_be_enforced(db: sqlite3.Connection) -> None:
+    for number in range(7):
+        add(db, name=f"q{number}", app=None, all=True)
+    quotas.keep_saver(db, Saver(NOW))
+    quotas.drop_saver(db)
+    configured = [replace(CONFIGURED, name="one more", whom=Everybody())]
+    with pytest.raises(UsageError, match=r"too many quotas are for the same \(all\)"):
+        quotas.keep_saver(db, Saver(NOW), configured)
+    assert quotas.saver(db) is None
 
 
 def test_all_are_removed_or_none(db: sqlite3.Connection) -> None:
