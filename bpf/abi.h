@@ -217,7 +217,7 @@ struct quota_rule {
 };
 _Static_assert(sizeof(struct quota_rule) == 72, "struct quota_rule");
 
-/* How far it is used; only ever added to, by the packet path. */
+/* How far it is used; only ever added to, by the packet path. The next quota of the same number goes on from there. */
 struct quota_use {
 	__u64 bytes;		/* of the directions that it counts; what is blocked on sending is not used */
 	__u64 free_at_ns[2];	/* by direction, when what has passed is paid for at bytes_per_s */

@@ -379,6 +379,7 @@ class _Book:
             check_version(self._db, self._path)
             self._folding.commit(lambda: self._judge(now, before))
             self.events.committed()
+            self._enforcer.recall(self._db)
             self._reader.take_back()
             self._enforce(before, after)
             now_s = time.time()

@@ -88,39 +88,53 @@ class Enforcer:
         return {key: self._kernel.used_bytes(number) for key, number in self._numbers.items()}
 
     def recall(self, db: sqlite3.Connection) -> None:
-        """Know the quotas' numbers as they were given before."""
+        """Know the quotas' numbers as they were given by what is committed."""
+        self._numbers = self._given(db)
+
+    def _given(self, db: sqlite3.Connection) -> dict[tuple[str, float], int]:
         rows = db.execute(
             "SELECT number, name, added_s FROM quota_number WHERE attach_id = ?", (self._engine.about.attach_id,)
         )
-        self._numbers = {(name, added_s): number for number, name, added_s in rows}
+        return {(name, added_s): number for number, name, added_s in rows}
+
+    def _number(self, one: Standing) -> int:
+        """That of the saver mode is always the same: it lets nobody use anything and needs no counter of its own."""
+        return SAVER_QUOTA if one.kept.quota.name == SAVER else self._numbers[one.kept.key]
 
     def number(self, db: sqlite3.Connection, standings: Sequence[Standing]) -> None:
         """Give each quota the number by which the kernel knows it, the same as before if it had one.
 
-        Raises EsimbpfError if there are no more.
+        That of a quota that is no more is free again as soon as the kernel knows nothing of it any more. They hold when
+        this is committed and recalled. Raises EsimbpfError if there are no more.
         """
         attach_id = self._engine.about.attach_id
+        wanted = {one.kept.key for one in standings if one.kept.quota.name != SAVER}
         with transaction(db):
             db.execute("DELETE FROM quota_number WHERE attach_id <> ?", (attach_id,))
-            self.recall(db)
-            numbers = self._numbers
-            following = max((number for number in numbers.values() if number < SAVER_QUOTA), default=0) + 1
-            for one in standings:
-                key = one.kept.key
-                if key[0] == SAVER:
-                    # What it lets nobody use needs no counter of its own.
-                    numbers[key] = SAVER_QUOTA
-                elif key not in numbers:
-                    if following >= SAVER_QUOTA:
-                        raise EsimbpfError(
-                            f"more than {SAVER_QUOTA - 1} quotas were added since counting began",
-                            "begin to count anew: esimbpf detach; esimbpf attach",
-                        )
-                    db.execute("INSERT INTO quota_number VALUES (?, ?, ?, ?)", (attach_id, following, *key))
-                    numbers[key] = following
-                    following += 1
-        wanted = {one.kept.key for one in standings}
-        self._numbers = {key: number for key, number in numbers.items() if key in wanted}
+            self._set_free(db, {number for key, number in self._given(db).items() if key not in wanted})
+            given = self._given(db)
+            taken = set(given.values())
+            free = (number for number in range(1, SAVER_QUOTA) if number not in taken)
+            for key in sorted(wanted - given.keys()):
+                number = next(free, None)
+                if number is None:
+                    raise EsimbpfError(
+                        f"the kernel knows {len(taken)} quotas, and some of them until others hold in their place",
+                        "remove those first that shall go, and add the others then",
+                    )
+                db.execute("INSERT INTO quota_number VALUES (?, ?, ?, ?)", (attach_id, number, *key))
+                # What the counter has is of those that had the number before.
+                db.execute(
+                    "UPDATE quota_state SET attach_id = ?, kernel_bytes = ? WHERE name = ?",
+                    (attach_id, self._kernel.used_bytes(number), key[0]),
+                )
+
+    def _set_free(self, db: sqlite3.Connection, numbers: set[int]) -> None:
+        """Let go of those numbers of which the kernel knows nothing any more."""
+        if numbers:
+            free = numbers - self._kernel.known()
+            self._kernel.settle()
+            db.executemany("DELETE FROM quota_number WHERE number = ?", [(number,) for number in free])
 
     def apply(
         self,
@@ -139,8 +153,10 @@ class Enforcer:
         rules: dict[int, KernelRule] = {}
         for one in standings:
             quota = one.kept.quota
-            number = self._numbers[one.kept.key]
-            stop_at = self._stop_at(one, before.get(one.kept.key, 0), after.get(one.kept.key, 0))
+            number = self._number(one)
+            # What was numbered since nobody has used yet.
+            now = self._kernel.used_bytes(number)
+            stop_at = self._stop_at(one, before.get(one.kept.key, now), after.get(one.kept.key, now))
             rules[number] = self._rule(quota, NEVER if stop_at is None else stop_at)
             whom[number] = self._whom_of(quota)
         self._kernel.leave_open(OpenServices(sum(OpenServices[one.name] for one in services)))
@@ -154,7 +170,7 @@ class Enforcer:
                 self._kernel.erase(number)
         self._kernel.tell_senders(any(rule.action is Action.BLOCK for rule in rules.values()))
         self._rules, self._whom, self._said_otherwise = rules, whom, otherwise
-        self._quotas = {self._numbers[one.kept.key]: one.kept.quota for one in standings}
+        self._quotas = {self._number(one): one.kept.quota for one in standings}
 
     def know_links(self) -> None:
         """Let what is enforced be about the links that there are now, before anything moves over a new one."""

@@ -65,6 +65,7 @@ QUOTA_RULE: Final = struct.Struct(f"={2 * QUOTA_TERMS.size}sQ")
 """struct quota_rule: terms[2], current."""
 QUOTA_USE: Final = struct.Struct("=4Q")
 """struct quota_use: bytes, free_at_ns[2], padding."""
+QUOTA_FREE_AT_OFFSET: Final = 8
 QUOTA_SET: Final = struct.Struct(f"={QUOTAS_PER_SET}H2HI")
 """struct quota_set: quotas, count, is_app, spared."""
 QUOTA_SETS: Final = struct.Struct(f"={QUOTA_SET.size}s{QUOTA_SET.size}s")

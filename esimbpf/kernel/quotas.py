@@ -170,7 +170,7 @@ class KernelQuotas:
         self._rules = mmap.mmap(engine.map_fd("quota_rules"), abi.MAX_QUOTAS * abi.QUOTA_RULE.size)
         self._changed_s: dict[int, float] = {}
         """When a quota's terms were changed last; under _NAMES, whom they are about."""
-        self._uses = mmap.mmap(engine.map_fd("quota_uses"), abi.MAX_QUOTAS * abi.QUOTA_USE.size, prot=mmap.PROT_READ)
+        self._uses = mmap.mmap(engine.map_fd("quota_uses"), abi.MAX_QUOTAS * abi.QUOTA_USE.size)
 
     def __enter__(self) -> Self:
         return self
@@ -209,8 +209,11 @@ class KernelQuotas:
         self._changed_s[number] = time.monotonic()
 
     def erase(self, number: int) -> None:
-        """Let no rule hold any more."""
+        """Let no rule hold any more, of a quota that names nobody; what it has saved up is gone, too."""
         self.write(number, Rule(NEVER, links=0, counts=Counts(0)))
+        at = number * abi.QUOTA_USE.size
+        saved = slice(at + abi.QUOTA_FREE_AT_OFFSET, at + abi.QUOTA_USE.size)
+        self._uses[saved] = bytes(saved.stop - saved.start)
 
     def rules(self) -> dict[int, Rule]:
         """The rules that hold, by number."""
@@ -229,6 +232,14 @@ class KernelQuotas:
             held += [sets for _, sets in self._named(name).items(key_bytes)]
         unpacked = [abi.QUOTA_SET.unpack(self._holding(sets)) for sets in held]
         return frozenset(number for *numbers, count, _, _ in unpacked for number in numbers[:count])
+
+    def known(self) -> frozenset[int]:
+        """The numbers of which anything is known, a rule or whom it is about."""
+        return self.about_anybody() | self.rules().keys()
+
+    def settle(self) -> None:
+        """Wait until no packet goes any more by what held before whom quotas are about was said last."""
+        self._let_readers_go(_NAMES)
 
     def name(self, quotas: Mapping[int, Whom], otherwise: Otherwise | None = None) -> None:
         """Say whom quotas are about, in one step; processes learn of it with their next packet.

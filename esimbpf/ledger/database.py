@@ -215,7 +215,7 @@ CREATE TABLE quota_period (
 ) STRICT, WITHOUT ROWID;
 
 -- The number under which an attachment's programs know a quota, or, by its name, the saver mode. It is no other's as
--- long as the attachment lasts, for its counter is never set back.
+-- long as they know anything of it; its counter, which is never set back, then goes on as the other's.
 CREATE TABLE quota_number (
     attach_id TEXT NOT NULL,
     number INTEGER NOT NULL,

@@ -104,6 +104,7 @@ def test_constants_are_those_of_the_header(tmp_path: Path) -> None:
     assert say(tmp_path, *(f"SLOT_{slot.name}" for slot in ReservedSlot)) == [slot.value for slot in ReservedSlot]
     assert say(tmp_path, *(f"SLOT_{state.name}" for state in abi.SlotState)) == [s.value for s in abi.SlotState]
     assert say(tmp_path, *(f"WORD_{meaning.name}" for meaning in Meaning)) == list(Meaning)
+    assert say(tmp_path, "offsetof(struct quota_use, free_at_ns)") == [abi.QUOTA_FREE_AT_OFFSET]
     words = ["links", "quota_epoch", "open_services", "crowded"]
     at = ["sizeof(struct link)", *(f"offsetof(struct watched_links, {word})" for word in words)]
     offsets = [abi.LINK_OFFSET, abi.QUOTA_EPOCH_OFFSET, abi.OPEN_SERVICES_OFFSET, abi.CROWDED_OFFSET]
