@@ -13,7 +13,16 @@ from rich.cells import cell_len, set_cell_size
 
 from esimbpf.ledger.query import ReportBy, Usage
 from esimbpf.model import NOTHING, Counters
-from esimbpf.sinks.report import Cut, Heading, blocked_text, duration_text, headings, moment_text, seconds_missing
+from esimbpf.sinks.report import (
+    Cut,
+    Heading,
+    blocked_text,
+    duration_text,
+    headings,
+    moment_text,
+    places,
+    seconds_missing,
+)
 from esimbpf.spans import Per, Span
 from esimbpf.units import Units, bytes_text
 
@@ -76,8 +85,13 @@ def picture(
         f"{blocked_text(blocked, units)}",
         "dim",
     )
+    by_place = places(cut)
+    y = 84.0
+    if by_place.apart:
+        drawing.text(_MARGIN, y, by_place.text(units), "dim")
+        y += 22
     if per is None:
-        y = _bars(drawing, sums, blocked, total, top, 84)
+        y = _bars(drawing, sums, blocked, total, top, y)
         if len(cut) > 1:
             drawing.text(_MARGIN, y + 14, "by day", "dim")
             y = _columns(drawing, cut, Per.DAY, {}, y + 36, 120)
@@ -86,7 +100,7 @@ def picture(
     else:
         count = min(top or _MOST_COLOURS, len(_COLOURS))
         colours = dict(zip(list(sums)[:count], _COLOURS, strict=False))
-        y = _columns(drawing, cut, per, colours, 84, 320)
+        y = _columns(drawing, cut, per, colours, y, 320)
         y = _legend(drawing, sums, colours, y)
         if blocked:
             y = _blocked_columns(drawing, cut, per, y)

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from esimbpf.ledger.query import ReportBy, Usage
 from esimbpf.model import NOTHING, Counters
+from esimbpf.places import ByPlace
 from esimbpf.spans import Per, Span
 from esimbpf.units import Units, bytes_text
 from esimbpf.users import user_name
@@ -32,6 +33,7 @@ __all__ = [
     "headings",
     "largest",
     "moment_text",
+    "places",
     "report_csv",
     "report_json",
     "seconds_missing",
@@ -83,6 +85,11 @@ def headings(rows: Iterable[Usage], blocked: bool = False) -> dict[Heading, Coun
     return dict(sorted(sums.items(), key=lambda item: (-item[1].total_bytes, item[0].shown)))
 
 
+def places(cut: Cut) -> ByPlace:
+    """What was counted at home and abroad."""
+    return ByPlace.of((row.roaming, row.counters.total_bytes) for _, rows in cut for row in rows)
+
+
 def largest(rows: Sequence[Usage], top: int | None) -> list[Usage]:
     """The largest rows of a span, and those that are there only for a gap."""
     moved = [row for row in rows if row.counters or row.blocked]
@@ -112,6 +119,8 @@ def by_heading(
     sums = headings(row for _, rows in cut for row in rows)
     total = sum(sums.values(), NOTHING)
     sums |= {heading: NOTHING for heading in blocked if heading not in sums}
+    by_place = places(cut)
+    abroad = headings(row for _, rows in cut for row in rows if row.roaming) if by_place.apart else {}
     shown = list(sums.items())[:top]
     down, up = ("down", "up") if ascii_only else ("↓", "↑")
     summary = f"{bytes_text(total.total_bytes, units)} ({down} {bytes_text(total.rx_bytes, units)} "
@@ -122,10 +131,12 @@ def by_heading(
             "bold",
         )
     ]
+    if by_place.apart:
+        parts.append(Text(by_place.text(units)))
     name_width = min(max([cell_len(heading.shown) for heading, _ in shown] + [8]), max(16, width // 4))
     bar = 12 if width >= _WIDE else 6
     titles = ("total",) if width < _NARROW else (down, up, "total")
-    apart = ("blocked",) if blocked else ()
+    apart = {title: amounts for title, amounts in (("abroad", abroad), ("blocked", blocked)) if amounts}
     # What is left beside the name, the amounts, the share and its bar.
     days = min(len(cut), _MOST_DAYS, width - name_width - 9 * len((*titles, *apart)) - 8 - bar)
     last = cut[-days:] if (len(cut) > 1 and days >= _FEWEST_DAYS) or days == len(cut) > 1 else ()
@@ -142,7 +153,7 @@ def by_heading(
         cells = [
             Text(heading.shown, "" if heading.name else "italic"),
             *_amounts(counters, units)[-len(titles) :],
-            *(_stopped(blocked.get(heading, NOTHING), units) for _ in apart),
+            *(_aside(amounts.get(heading, NOTHING), units) for amounts in apart.values()),
             Text(f"{part:4.0%} ") + Text(_bar(part, bar, ascii_only), "cyan"),
         ]
         if last:
@@ -185,10 +196,12 @@ def by_span(
     table.add_column(per, no_wrap=True, overflow="crop")
     titles = ("total",) if width < _NARROW else (down, up, "total")
     blocked = headings((row for _, rows in cut for row in rows), blocked=True)
-    in_column = bool(blocked) and width >= _NARROW
-    for title in (*titles, *(("blocked",) if in_column else ())):
+    by_place = places(cut)
+    apart = [title for title, there in (("abroad", by_place.apart), ("blocked", blocked)) if there]
+    in_columns = apart if width >= _NARROW else []
+    for title in (*titles, *in_columns):
         table.add_column(title, justify="right", no_wrap=True, overflow="crop")
-    bar, apart = (24, Text("  ")) if width >= _WIDE else (8 if width >= _NARROW else 2, Text("\n"))
+    bar, between = (24, Text("  ")) if width >= _WIDE else (8 if width >= _NARROW else 2, Text("\n"))
     table.add_column("", no_wrap=True, overflow="crop")
     table.add_column("most", overflow="fold")
     totals = [sum((row.counters for row in rows), NOTHING) for _, rows in cut]
@@ -196,8 +209,15 @@ def by_span(
     for number, ((span, rows), counters) in enumerate(zip(cut, totals, strict=True)):
         since = begun if begun and not number else span.begin
         unknown = not counters and _wholly_missing(span, rows)
-        stopped = sum((row.blocked for row in rows), NOTHING)
-        told = [Text("blocked ").append_text(_stopped(stopped, units))] if stopped and not in_column else []
+        aside = {
+            "abroad": sum((row.counters for row in rows if row.roaming), NOTHING),
+            "blocked": sum((row.blocked for row in rows), NOTHING),
+        }
+        told = [
+            Text(f"{title} ").append_text(_aside(aside[title], units))
+            for title in apart
+            if aside[title] and title not in in_columns
+        ]
         if since != span.begin:
             told.append(Text(cut_text(span, zone), "dim"))
         if unknown:
@@ -208,12 +228,13 @@ def by_span(
         table.add_row(
             Text(moment_text(since, zone, per)),
             *amounts[-len(titles) :],
-            *([Text("-") if unknown else _stopped(stopped, units)] if in_column else []),
+            *(Text("-") if unknown else _aside(aside[title], units) for title in in_columns),
             drawn,
-            apart.join(part for part in (_who(headings(rows), counters, top), *told, *_gap_words(rows)) if part),
+            between.join(part for part in (_who(headings(rows), counters, top), *told, *_gap_words(rows)) if part),
         )
     total = sum(totals, NOTHING)
-    together = Text(f"together {bytes_text(total.total_bytes, units)}{blocked_text(blocked, units)}", "bold")
+    where = f": {by_place.text(units)}" if by_place.apart else ""
+    together = Text(f"together {bytes_text(total.total_bytes, units)}{where}{blocked_text(blocked, units)}", "bold")
     return Group(table, together, *(_gap_lines(cut) if len(cut) == 1 or len(_links(cut)) > 1 else []))
 
 
@@ -230,7 +251,7 @@ def _amounts(counters: Counters, units: Units) -> list[Text]:
     ]
 
 
-def _stopped(counters: Counters, units: Units) -> Text:
+def _aside(counters: Counters, units: Units) -> Text:
     return Text(bytes_text(counters.total_bytes, units), "yellow" if counters else "dim")
 
 

@@ -285,6 +285,71 @@ def test_the_table_by_day(db: sqlite3.Connection) -> None:
     ]
 
 
+def roam(db: sqlite3.Connection) -> None:
+    """What the first two rows have moved was moved abroad, and what came after that at home, but for one."""
+    db.execute("INSERT INTO profile (id, iccid) VALUES (2, '8949020000001234567')")
+    db.execute("INSERT INTO identity VALUES (2, 2, '232-01', 1, 'AT', 'lte'), (3, 2, '262-01', 0, 'DE', 'lte')")
+    for table in ("minute", "quarter"):
+        hours = "(begin_s - ?) / 3600"
+        since_s = int(BEGIN.timestamp())
+        db.execute(f"UPDATE {table} SET identity_id = CASE WHEN {hours} < 3 THEN 2 ELSE 3 END", (since_s,))
+        db.execute(f"UPDATE {table} SET identity_id = 1 WHERE {hours} >= 50", (since_s,))
+
+
+def test_the_table_by_app_tells_home_and_abroad_apart_where_there_was_both(db: sqlite3.Connection) -> None:
+    roam(db)
+    assert shown(by_heading(told(db), ReportBy.APP, UTC)) == [
+        "2026-11-20 00:00 to 2026-11-24 00:00: 16.4 MB (↓ 12.0 MB ↑ 4.40 MB)",
+        "7.10 MB at home, 9.32 MB abroad, 872 B not known where",
+        "app                 ↓        ↑    total   abroad  share           by day",
+        "────────────────────────────────────────────────────────────────────────",
+        "firefox       12.0 MB   400 kB  12.4 MB  5.30 MB   76% █████████  ▆█▁",
+        "backup        20.0 kB  4.00 MB  4.02 MB  4.02 MB   24% ███        █",
+        "kernel           60 B     60 B    120 B      0 B    0%             █",
+        "unattributed     40 B      0 B     40 B      0 B    0%              █",
+        "wwan0: 2 h 0 min were not counted: what it moved then is missing",
+        "wwan0: 2 h 0 min were noted late: complete, but told at their end",
+    ]
+
+
+def test_the_table_by_day_tells_home_and_abroad_apart_where_there_was_both(db: sqlite3.Connection) -> None:
+    roam(db)
+    assert shown(by_span(told(db), Per.DAY, UTC)) == [
+        "day                   ↓        ↑    total   abroad                            most",
+        "────────────────────────────────────────────────────────────────────────────────────────────────────",
+        "Fri 2026-11-20  5.02 MB  4.30 MB  9.32 MB  9.32 MB  ████████████████████████  firefox 57%",
+        "Sat 2026-11-21  7.00 MB   100 kB  7.10 MB      0 B  ██████████████████▎       firefox 100%  gap 2 h",
+        "                                                                              0 min  noted late 2 h",
+        "                                                                              0 min",
+        "Sun 2026-11-22    817 B     55 B    872 B      0 B                            firefox 95%",
+        "Mon 2026-11-23      0 B      0 B      0 B      0 B",
+        "together 16.4 MB: 7.10 MB at home, 9.32 MB abroad, 872 B not known where",
+        "wwan0: 2 h 0 min were not counted: what it moved then is missing",
+        "wwan0: 2 h 0 min were noted late: complete, but told at their end",
+    ]
+    narrow = shown(by_span(told(db), Per.DAY, UTC, width=40), 40)
+    assert "abroad 9.32" in "".join(narrow)
+    assert all(len(line) <= 40 for line in narrow)
+
+
+@pytest.mark.parametrize("per", [None, Per.DAY])
+def test_a_picture_tells_home_and_abroad_apart_where_there_was_both(db: sqlite3.Connection, per: Per | None) -> None:
+    words = "7.10 MB at home, 9.32 MB abroad, 872 B not known where"
+    drawn = picture(told(db), per, ReportBy.APP, UTC).decode()
+    assert "abroad" not in drawn
+    roam(db)
+    assert words in picture(told(db), per, ReportBy.APP, UTC).decode()
+
+
+def test_nothing_is_told_of_home_and_abroad_where_all_was_in_one_place(db: sqlite3.Connection) -> None:
+    roam(db)
+    for identity in (2, 3):
+        for table in ("minute", "quarter"):
+            db.execute(f"UPDATE {table} SET identity_id = ?", (identity,))
+        for drawn in (by_heading(told(db), ReportBy.APP, UTC), by_span(told(db), Per.DAY, UTC)):
+            assert "abroad" not in "".join(shown(drawn))
+
+
 def test_tables_on_a_narrow_terminal_of_ascii(db: sqlite3.Connection) -> None:
     down_all_day(db)
     assert shown(by_span(told(db, ReportBy.PROFILE), Per.DAY, UTC, top=1, ascii_only=True, width=80), 80) == [
