@@ -440,7 +440,7 @@ class _Book:
                     standings.append(saver.standing(now, zone))
                 self._services = saver.services if saver else ()
                 self._enforcer.number(self._db, standings)
-                self.events.write_down_of(agreed)
+                self.events.write_down_of(agreed, self._enforcer.apps.members)
         except LedgerError:
             raise
         except EsimbpfError as error:

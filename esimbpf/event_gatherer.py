@@ -6,7 +6,7 @@ An event is written down in the transaction that folds in what has caused it: it
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -14,7 +14,8 @@ from esimbpf import quota
 from esimbpf.events import Event, EventType
 from esimbpf.journal import log
 from esimbpf.ledger import outbox, plans, quotas
-from esimbpf.quota import LIMIT, App, Cgroup, Standing, User
+from esimbpf.membership import Members
+from esimbpf.quota import LIMIT, App, Standing, User, Whom
 from esimbpf.units import bytes_text
 from esimbpf.users import user_name
 
@@ -55,11 +56,11 @@ class EventGatherer:
         for event in happened:
             outbox.post(self._db, event)
 
-    def write_down_of(self, standings: Iterable[Standing]) -> None:
-        """Write down what has happened to quotas by how they stand now."""
+    def write_down_of(self, standings: Iterable[Standing], members: Callable[[Whom], Members]) -> None:
+        """Write down what has happened to quotas by how they stand now; `members` are those whom they are for."""
         for standing in standings:
             for event in quotas.record(self._db, standing):
-                if outbox.post(self._db, _told(event)):
+                if outbox.post(self._db, _told(event, members(standing.kept.quota.whom))):
                     self._of_quotas.append(event)
 
     def committed(self) -> None:
@@ -118,7 +119,7 @@ class EventGatherer:
         ]
 
 
-def _told(event: quota.Event) -> Event:
+def _told(event: quota.Event, members: Members) -> Event:
     """A quota's event, as hooks and `watch` are told of it."""
     standing, about = event.standing, event.standing.kept.quota
     period = standing.period
@@ -137,7 +138,8 @@ def _told(event: quota.Event) -> Event:
         period_end=standing.resets,
         added=standing.kept.added,
         action=str(about.action),
-        cgroups=(about.whom.path,) if isinstance(about.whom, Cgroup) and about.whom.path.startswith("/") else (),
+        cgroups=members.cgroups,
+        pids=members.pids,
     )
 
 

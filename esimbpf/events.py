@@ -109,8 +109,10 @@ class Event:
     """What the quota does about it."""
     cause: str | None = None
     cgroups: tuple[str, ...] = ()
-    """Of what it is about, as paths from the root of cgroup v2: `/user.slice/…`."""
+    """Of what it is about, those in which nothing else is, as paths from the root of cgroup v2: `/user.slice/…`. Of an
+    app that has none of its own there are none."""
     pids: tuple[int, ...] = ()
+    """The living processes of what it is about that have used the network, those in the cgroups included."""
 
     def __post_init__(self) -> None:
         missing = [name for name in NEEDED[self.type] if getattr(self, name) is None]
@@ -293,7 +295,9 @@ def example(kind: EventType, time: datetime) -> Event:
     amount = 1_000_000_000
     level = 80 if kind.value.endswith(".warning") else 100
     use = {"used_bytes": amount * level // 100 + 4711, "limit_bytes": amount, "level_percent": level}
-    app = {"app": "example-app", "user": "nobody", "cgroups": ("/example.slice/example-app.service",), "pids": (4711,)}
+    # A pid that no process can have (PID_MAX_LIMIT, include/linux/threads.h): hooks are tried with it.
+    where = {"cgroups": ("/example.slice/example-app.service",), "pids": (4_194_304,)}
+    app = {"app": "example-app", "user": "nobody"} | where
     link = {"link": "wwan0", "profile": "8949000000000000001"}
     quota = {"quota": "example", "added": begin}
     fields: dict[str, Any] = {"period_begin": begin, "period_end": end}

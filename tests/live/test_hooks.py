@@ -8,6 +8,7 @@ import pwd
 import random
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,10 +19,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -38,8 +40,9 @@ from esimbpf.ledger.outbox import MOST_AT_ONCE, MOST_OF_ONE_HOOK, RETRY_AFTER_S
 from esimbpf.text import original, printable
 from tests.live import attached
 from tests.live.booted import Booted
+from tests.live.limited import PUPPET
 from tests.live.netlab import Lab
-from tests.live.traffic import tcp, udp
+from tests.live.traffic import Puppet, tcp, udp
 from tests.live.watching import esimbpf
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -458,7 +461,7 @@ DAEMON = """\
 import select, sys
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from esimbpf import config
 from esimbpf.dispatch import Dispatcher
@@ -673,6 +676,104 @@ def test_freeze_app_freezes_the_apps_cgroup_until_no_quota_of_it_is_used_up(plac
         assert frozen(folder)
         assert told(EventType.QUOTA_RESET, two).why is None
         assert not frozen(folder)
+
+
+@pytest.fixture
+def sleeping() -> Iterator[subprocess.Popen[bytes]]:
+    """A process without a cgroup of its own."""
+    process = subprocess.Popen(["sleep", "4711"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def test_freeze_app_stops_the_processes_of_an_app_that_has_no_cgroup_of_its_own(
+    place: Path, own_quotas: list[str], sleeping: subprocess.Popen[bytes]
+) -> None:
+    hook = Hook("freeze", (str(shipped("freeze-app")),), user="root")
+    one, two = own_quotas
+
+    def told(kind: EventType, quota: str, *pids: int, cgroups: tuple[str, ...] = ()) -> str | None:
+        event = replace(example(kind, datetime.now(UTC)), quota=quota, pids=pids, cgroups=cgroups)
+        return outcome(place, hook, event).why
+
+    with sleeping_in(f"esimbpf-test-{os.getpid()}.scope") as folder:
+        [inside] = map(int, (folder / "cgroup.procs").read_text().split())
+        pids = (sleeping.pid, inside)
+        assert told(EventType.QUOTA_EXCEEDED, one, *pids, cgroups=(f"/{folder.name}",)) is None
+        when(lambda: is_stopped(sleeping.pid))
+        # What is in a cgroup that is frozen needs no signal, which programs could see.
+        assert frozen(folder)
+        assert not is_stopped(inside)
+        assert told(EventType.QUOTA_EXCEEDED, two, *pids) is None
+        assert told(EventType.QUOTA_RESET, one) is None
+        assert is_stopped(sleeping.pid)
+        assert told(EventType.QUOTA_RESET, two) is None
+        when(lambda: not is_stopped(sleeping.pid))
+
+
+def test_freeze_app_fails_where_nothing_can_be_frozen(
+    place: Path, own_quotas: list[str], sleeping: subprocess.Popen[bytes]
+) -> None:
+    """Nothing is named; who has the pid now was not there yet; it is in what is left alone; esimbpf needs it."""
+    hook = Hook("freeze", (str(shipped("freeze-app")),), user="root")
+
+    def told(time: datetime, *pids: int, cgroups: tuple[str, ...] = ()) -> Outcome:
+        event = replace(example(EventType.QUOTA_EXCEEDED, time), quota=own_quotas[0], pids=pids, cgroups=cgroups)
+        return outcome(place, hook, event)
+
+    now = datetime.now(UTC)
+    with sleeping_in(f"esimbpf-test-{os.getpid()}.slice") as folder:
+        [inside] = map(int, (folder / "cgroup.procs").read_text().split())
+        for failed in (
+            told(now),
+            told(now - timedelta(hours=1), sleeping.pid),
+            told(now, inside, cgroups=(f"/{folder.name}",)),
+            told(now, 1),
+            told(now, 4_194_304),
+        ):
+            assert failed.why == "it ended with status 1", failed
+        assert not any(map(is_stopped, (sleeping.pid, inside)))
+
+
+@pytest.mark.usefixtures("own_pins")
+def test_freeze_app_freezes_the_app_that_a_quota_is_for(lab: Lab, place: Path, own_quotas: list[str]) -> None:
+    """By its name, where it has a cgroup of its own and where it has none; and by a unit."""
+    state, rules, unit = place / "state", place / "config.toml", f"esimbpf-test-{os.getpid()}.service"
+    quotas = {
+        f"{own_quotas[0]} alone": 'app = "alone"',
+        f"{own_quotas[0]} app": f'app = "{unit.removesuffix(".service")}"',
+        f"{own_quotas[0]} unit": f'cgroup = "{unit}"',
+    }
+    terms = 'limit = "1kB"\nper = "once"\ndo = "notify"\n'
+    rules.write_text(
+        "".join(f'[[quota]]\nname = "{name}"\n{whom}\n{terms}' for name, whom in quotas.items())
+        + f'[[hook]]\ncommand = ["{shipped("freeze-app")}"]\nevents = ["quota.*"]\nuser = "root"\n'
+    )
+    program, folder = place / "alone", CGROUPS / unit
+    shutil.copy(os.path.realpath(sys.executable), program)
+    folder.mkdir()
+    try:
+        alone = Puppet.start(lab.device, str(program), "-IS", PUPPET)
+        within = Puppet.start(lab.device)
+        within.do("join_cgroup", str(folder))
+        with attached.daemon(lab, state, "--config", str(rules)) as process:
+            for puppet in (alone, within):
+                puppet.udp().do("send_datagrams", [lab.link.network_ip, 9], [1201])
+            when(lambda: is_stopped(alone.pid) and frozen(folder))
+            assert not is_stopped(within.pid)
+            attached.end(process)
+    finally:
+        (folder / "cgroup.freeze").write_text("0")
+        lab.end_programs()
+        when(lambda: "populated 0" in (folder / "cgroup.events").read_text())
+        folder.rmdir()
+        for name in quotas:
+            Path("/run/esimbpf-frozen", quote(name, safe="")).unlink(missing_ok=True)
 
 
 def test_freeze_app_leaves_alone_where_more_than_an_app_lives(place: Path, own_quotas: list[str]) -> None:

@@ -14,6 +14,8 @@ from esimbpf.event_gatherer import EventGatherer
 from esimbpf.events import link_up
 from esimbpf.ledger import outbox, quotas
 from esimbpf.ledger.database import connect, transaction
+from esimbpf.membership import Members
+from esimbpf.quota import App, Whom
 from tests.unit.test_quotas import MB, NOW, add, known, moved, quota, stand
 
 
@@ -25,6 +27,10 @@ def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 def told(db: sqlite3.Connection) -> list[tuple[str, str]]:
     return [(posted.event.type.value, posted.event.subject) for posted in outbox.recent(db)]
+
+
+def members(whom: Whom) -> Members:
+    return Members(("/system.slice/backup.service",), (7, 8)) if whom == App("restic") else Members()
 
 
 def gather(db: sqlite3.Connection, gatherer: EventGatherer, now: datetime = NOW) -> None:
@@ -82,7 +88,7 @@ def test_what_could_not_be_written_down_is_not_logged(
         assert capsys.readouterr().err == ""
         db.execute("BEGIN")
         gatherer.write_down(NOW)
-        gatherer.write_down_of([stand(db)])
+        gatherer.write_down_of([stand(db)], members)
         db.execute(end)
     gatherer.committed()
     gatherer.committed()
@@ -102,7 +108,7 @@ def test_another_limit_and_a_quota_added_anew_tell_their_levels_in_the_same_peri
         for _ in range(2):
             configured = [quota(limit=limit, warn=[50], name="phone")]
             [standing] = quotas.standings(db, configured, NOW, UTC)
-            EventGatherer(db).write_down_of([standing])
+            EventGatherer(db).write_down_of([standing], members)
         return [(one.event.level_percent, one.event.limit_bytes) for one in outbox.recent(db)]
 
     quotas.note(db, [quota(name="phone")], NOW, UTC)
@@ -117,7 +123,7 @@ def test_another_limit_and_a_quota_added_anew_tell_their_levels_in_the_same_peri
         add(db, now=NOW + timedelta(milliseconds=later), warn=[99], limit="30MB")
         told = len(outbox.recent(db))
         for _ in range(2):
-            EventGatherer(db).write_down_of([stand(db)])
+            EventGatherer(db).write_down_of([stand(db)], members)
             assert [one.event.level_percent for one in outbox.recent(db)[told:]] == [99, 100]
         quotas.remove(db, ["backup"])
 
@@ -127,6 +133,8 @@ def test_levels_of_quotas_are_told_once(db: sqlite3.Connection) -> None:
     add(db)
     moved(db, 96 * MB)
     for _ in range(2):
-        EventGatherer(db).write_down_of([stand(db)])
+        EventGatherer(db).write_down_of([stand(db)], members)
     assert told(db) == [("quota.warning", "quota:backup")] * 2
     assert [posted.event.level_percent for posted in outbox.recent(db)] == [80, 95]
+    whose = {(posted.event.cgroups, posted.event.pids) for posted in outbox.recent(db)}
+    assert whose == {(("/system.slice/backup.service",), (7, 8))}

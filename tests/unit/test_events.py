@@ -46,7 +46,7 @@ def test_an_event_reads_as_designed() -> None:
         "action": "warn",
         "cause": None,
         "cgroups": ["/example.slice/example-app.service"],
-        "pids": [4711],
+        "pids": [4194304],
     }
     assert list(line)[:4] == ["type", "v", "time", "event"]
 
