@@ -47,6 +47,8 @@ class Apps:
         self._rules: tuple[Rule, ...] = ()
         self._processes: dict[int, Process] = {}
         self._names: dict[int, str] = {}
+        self._misnamed: set[int] = set()
+        """The slots whose processes the kernel takes for another app, or none, by their names."""
         self._exes: dict[str, str] = {}
         self._cgroups: dict[str, str] = {}
 
@@ -68,14 +70,17 @@ class Apps:
         for slot in changes.gone:
             self._processes.pop(slot, None)
             self._names.pop(slot, None)
+            self._misnamed.discard(slot)
         for slot, process in changes.there.items():
             self._processes[slot] = process
             self._see(slot, process)
 
     def _see(self, slot: int, process: Process) -> None:
         app = self._names[slot] = self._namer.app(process)
+        self._misnamed.discard(slot)
         if process.app_hash in app_hashes(app):
             return
+        self._misnamed.add(slot)
         if app_of_exe(process.exe, self._rules) == app:
             _remember(self._exes, process.exe, app)
         elif app_of_cgroup(process.cgroup, self._rules) == app:
@@ -87,12 +92,13 @@ class Apps:
             return Otherwise()
         named = frozenset().union(*map(app_hashes, apps))
         processes = {}
-        for slot, process in self._processes.items():
-            app = self._names[slot]
+        # Where something is said of executables or cgroups, it may be said of anybody.
+        for slot in self._processes if self._exes or self._cgroups else self._misnamed:
+            process, app = self._processes[slot], self._names[slot]
             taken_for = self._exes.get(process.exe) or self._cgroups.get(process.cgroup)
-            right = taken_for == app if taken_for else process.app_hash in app_hashes(app)
-            concerns = app in apps or (taken_for in apps if taken_for else process.app_hash in named)
-            if concerns and not right:
+            if taken_for == app if taken_for else slot not in self._misnamed:
+                continue
+            if app in apps or (taken_for in apps if taken_for else process.app_hash in named):
                 processes[process.pid, process.start_ns] = app
         return Otherwise(processes, dict(self._exes), dict(self._cgroups))
 
