@@ -37,6 +37,7 @@ from esimbpf.hooks import Hook
 from esimbpf.ledger import outbox
 from esimbpf.ledger.database import connect, transaction
 from esimbpf.ledger.outbox import MOST_AT_ONCE, MOST_OF_ONE_HOOK, RETRY_AFTER_S
+from esimbpf.profiles import ProfileNames
 from esimbpf.text import original, printable
 from tests.live import attached
 from tests.live.booted import Booted
@@ -123,8 +124,9 @@ def test_it_runs_as_the_named_user_with_a_clean_environment_and_nothing_inherite
     assert told.why is None, told
     found = json.loads(original("".join(told.output)))
     assert found["argv"] == [str(program), "an argument; $HOME"]
-    assert found["line"] == event.to_json()
-    variables = event.variables() | {"ESIMBPF_HOOK": "hook", "ESIMBPF_ATTEMPT": "1"}
+    shown = event.named(ProfileNames())
+    assert found["line"] == shown.to_json()
+    variables = shown.variables() | {"ESIMBPF_HOOK": "hook", "ESIMBPF_ATTEMPT": "1"}
     assert found["env"] == variables | {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
@@ -594,7 +596,7 @@ def test_hooks_are_tried_and_shown_by_the_command(place: Path) -> None:
     with dispatching(place, replace(noting(place, "bad", "exit 1"), name="told")) as dispatcher:
         settle(dispatcher)
     assert "told: pending (it ended with status 1)" in " ".join(command(place, "log").stdout.split())
-    assert json.loads(command(place, "log", "--json").stdout) == exceeded().to_json()
+    assert json.loads(command(place, "log", "--json").stdout) == exceeded().named(ProfileNames()).to_json()
 
 
 def test_watch_tells_the_same_events(lab: Lab, place: Path) -> None:
@@ -608,7 +610,7 @@ def test_watch_tells_the_same_events(lab: Lab, place: Path) -> None:
             if json.loads(line)["type"] == "event":
                 watch.terminate()
                 break
-        assert json.loads(line) == exceeded().to_json()
+        assert json.loads(line) == exceeded().named(ProfileNames()).to_json()
         assert '"event"' not in watch.stdout.read()
 
 
