@@ -263,7 +263,8 @@ static __noinline __u64 last_segment(struct __sk_buff *skb, __u32 offset, const 
 }
 
 /* The verdict on a packet to be sent; BLOCKED and TOO_LARGE ones do not cross. */
-static __always_inline int judge_sent(struct __sk_buff *skb, __u32 link, __u32 slot, __u32 offset, const struct weight *weight)
+static __always_inline int judge_sent(struct __sk_buff *skb, __u32 link, __u32 slot, __u32 offset,
+				      const struct weight *weight)
 {
 	__u32 way = link | SENT_BIT;
 
@@ -395,7 +396,7 @@ static __always_inline int packet_received(struct __sk_buff *skb)
 			count_fragment(skb, link, offset, weight.bytes);
 	}
 	count(link, SLOT_LINK, weight, RECEIVED);
-	if (settings.enforces && watched.quota_epoch)
+	if (some_of_everybody())
 		charge_everybody(link, weight.bytes);
 	if (settings.enforces && watched.resets_wanted)
 		reset_receiver(skb, link, offset);

@@ -60,8 +60,8 @@ static __noinline int limit_window(struct __sk_buff *skb, __u32 offset, __u32 sl
 	struct tcp_sock *tcp_sock;
 	struct tcp_header tcp = {};
 	__u32 at, most, scale;
+	struct headers headers = {};
 	__be16 window;
-	__u8 ip[20];
 
 	if (!socket)
 		return 0;
@@ -69,9 +69,9 @@ static __noinline int limit_window(struct __sk_buff *skb, __u32 offset, __u32 sl
 	if (!socket || socket->protocol != IPPROTO_TCP || socket->state == BPF_TCP_LISTEN)
 		return 0;
 	most = receivable(slot, link);
-	if (most == UNLIMITED || bpf_skb_load_bytes(skb, offset, ip, sizeof(ip)))
+	if (most == UNLIMITED || !is_plain_tcp(skb, offset, &headers))
 		return 0;
-	at = offset + ((ip[0] >> 4) == 6 ? 40 : (ip[0] & 0xf) * 4);
+	at = offset + headers.transport_at;
 	if (bpf_skb_load_bytes(skb, at, &tcp, sizeof(tcp)) || tcp.flags & (TCP_SYN | TCP_RST))
 		return 0;
 	tcp_sock = (void *)kernel_socket(skb);
@@ -131,8 +131,7 @@ static __noinline int become_reset(struct __sk_buff *skb, __u32 offset)
 	__u32 six, at, ip_bytes, i;
 	__u64 sum;
 
-	if (walk_headers(skb, offset, &headers) || headers.fragment || headers.ip_headers != 1 ||
-	    headers.protocol != IPPROTO_TCP)
+	if (!is_plain_tcp(skb, offset, &headers))
 		return 0;
 	at = offset + headers.transport_at;
 	if (bpf_skb_load_bytes(skb, at, &tcp, sizeof(tcp)) || tcp.flags & TCP_RST)
@@ -200,13 +199,12 @@ static __noinline int become_reset(struct __sk_buff *skb, __u32 offset)
 	return 1;
 }
 
-/* The connection that a received packet is of; 0 if it is TCP and whole. */
+/* The connection that a received packet is of, and its TCP header, whose place is given; -1 if it is of none. */
 static __noinline int flow_of(struct __sk_buff *skb, __u32 offset, struct flow *flow, struct tcp_header *tcp)
 {
 	struct headers headers = {};
 
-	if (!flow || !tcp || walk_headers(skb, offset, &headers) || headers.fragment || headers.ip_headers != 1 ||
-	    headers.protocol != IPPROTO_TCP)
+	if (!flow || !tcp || !is_plain_tcp(skb, offset, &headers))
 		return -1;
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		if (bpf_skb_load_bytes(skb, offset + 8, flow->remote, 16) ||
@@ -236,6 +234,8 @@ static __noinline int want_reset(struct __sk_buff *skb, __u32 slot)
 
 	if (flow_of(skb, 0, &flow, &tcp) < 0)
 		return 0;
+	if ((tcp.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		return 0; /* nobody waits for it yet, and anybody may send it */
 	fresh.sequence = bpf_ntohl(tcp.sequence);
 	known = unwanted_find(&flow);
 	if (known) {

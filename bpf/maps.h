@@ -174,8 +174,8 @@ struct {
  * Whom quotas name: executables by device and inode, cgroups by their ids, and
  * both and apps by their names, which stay the same when they are started anew.
  * Written by the controller, read when a process moves its first packet under an
- * epoch. The controller refuses a quota that finds no
- * room, so that none is left out silently.
+ * epoch. The controller refuses a quota that finds no room here, so that none is
+ * left out silently.
  * Memory: about 130 B x what is named.
  */
 struct {

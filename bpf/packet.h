@@ -29,9 +29,9 @@ static __always_inline bool is_ipv6_extension(__u8 protocol)
 /* What the headers of an IP packet say. */
 struct headers {
 	__u32 bytes;		/* IP and all behind it up to the transport's payload */
+	__u32 fragment_bytes;	/* the same up to what is fragmented, if it is a fragment */
 	__u32 transport_at;	/* where the transport's header begins */
 	__u32 ip_headers;	/* how many; more than one in a tunnel */
-	__u32 fragment_bytes;	/* the same up to what is fragmented, if it is a fragment */
 	__u8 protocol;		/* of what follows; of a fragment, none */
 	bool fragment;
 	bool first_fragment;
@@ -144,6 +144,13 @@ struct tcp_header {
 	__u8 offset, flags;
 	__be16 window, checksum, urgent;
 };
+
+/* Whether a packet is TCP, whole and in no tunnel; then says where its header begins. */
+static __noinline bool is_plain_tcp(struct __sk_buff *skb, __u32 offset, struct headers *headers)
+{
+	return headers && !walk_headers(skb, offset, headers) && !headers->fragment && headers->ip_headers == 1 &&
+	       headers->protocol == IPPROTO_TCP;
+}
 
 static __always_inline bool is_ip(struct __sk_buff *skb)
 {

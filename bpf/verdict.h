@@ -43,7 +43,7 @@ static __always_inline void add_to(__u64 *counter, __u64 amount)
 #define SERVICE_BIT (1 << 9)
 #define LINK_OF(way) ((way) & (SENT_BIT - 1))
 
-/* The way of a packet: a link's number, SENT_BIT, and SERVICE_BIT if it is of a service that the saver mode leaves open. */
+/* A packet's way: a link's number, SENT_BIT, and SERVICE_BIT if it is of a service that the saver mode leaves open. */
 
 /* Whether a quota is used up and blocks what goes that way. */
 __noinline int blocks(__u32 quota, __u32 way)
@@ -297,15 +297,11 @@ static __always_inline int charge(__u32 quota, __u32 link, __u64 bytes, __u64 la
 	return PASSES;
 }
 
-/* Adds to the use of a quota that counts what is sent. */
-__noinline int use_sent(__u32 quota, __u32 link, __u64 bytes)
+/* Adds to the use of a quota that counts what goes that way over a link. */
+static __always_inline void use_more(struct quota_terms *terms, struct quota_use *use, __u32 counts, __u32 link, __u64 bytes)
 {
-	struct quota_terms *terms = quota_terms_of(quota);
-	struct quota_use *use = quota_use_at(quota);
-
-	if (terms && use && (terms->links >> (link & 31) & 1) && (terms->counts & QUOTA_COUNTS_SENT))
+	if (terms && use && (terms->links >> (link & 31) & 1) && (terms->counts & counts))
 		add_to(&use->bytes, bytes);
-	return 0;
 }
 
 /*
@@ -362,7 +358,8 @@ __noinline int use_sent_of_all(__u32 slot, __u32 way, __u64 bytes, __u32 most)
 			break;
 		if ((way & SERVICE_BIT) && quotas->quotas[i] == SAVER_QUOTA)
 			continue;
-		use_sent(quotas->quotas[i], LINK_OF(way), bytes);
+		use_more(quota_terms_of(quotas->quotas[i]), quota_use_at(quotas->quotas[i]), QUOTA_COUNTS_SENT,
+			 LINK_OF(way), bytes);
 	}
 	return 0;
 }
@@ -426,27 +423,38 @@ static __noinline bool always_passes(struct __sk_buff *skb, __u32 offset, __u32 
 	return byte & TCP_RST;
 }
 
+/* Everybody's quotas, if there are any: most packets are spared a call. */
+static __always_inline struct quota_set *some_of_everybody(void)
+{
+	__u32 epoch = *(volatile __u32 *)&watched.quota_epoch;
+	struct quota_sets *sets;
+	struct quota_set *set;
+
+	if (!settings.enforces || !epoch)
+		return NULL;
+	sets = quotas_of_everybody();
+	if (!sets)
+		return NULL;
+	set = &sets->under[epoch & 1];
+	return set->count ? set : NULL;
+}
+
 /* What came in is used of the quotas of everybody without exception, whoever gets it. */
 static __noinline int charge_everybody(__u32 link, __u64 bytes)
 {
-	struct quota_sets *sets = quotas_of_everybody();
-	struct quota_set *set;
+	struct quota_set *set = some_of_everybody();
 	int i;
 
-	if (!sets)
+	if (!set)
 		return 0;
-	set = &sets->under[*(volatile __u32 *)&watched.quota_epoch & 1];
 	for (i = 0; i < QUOTAS_PER_SET; i++) {
 		struct quota_terms *terms;
-		struct quota_use *use;
 
 		if (i >= set->count)
 			break;
 		terms = quota_terms_of(set->quotas[i]);
-		use = quota_use_at(set->quotas[i]);
-		if (terms && use && terms->whole && (terms->counts & QUOTA_COUNTS_RECEIVED) &&
-		    (terms->links >> (link & 31) & 1))
-			add_to(&use->bytes, bytes);
+		if (terms && terms->whole)
+			use_more(terms, quota_use_at(set->quotas[i]), QUOTA_COUNTS_RECEIVED, link, bytes);
 	}
 	return 0;
 }
