@@ -270,7 +270,8 @@ class KernelQuotas:
         for name, wanted in sets.items():
             self._prepare(name, wanted)
         only = (0).to_bytes(4, sys.byteorder)
-        self._put("quota_everybody", only, self._named("quota_everybody").lookup(0), everybody)
+        for_everybody = self._named("quota_everybody")
+        self._put(for_everybody, only, for_everybody.lookup(0), everybody)
         self._engine.raise_quota_epoch()
         self._changed_s[_NAMES] = time.monotonic()
 
@@ -286,16 +287,16 @@ class KernelQuotas:
             if key not in wanted and self._holding(sets) == _NO_SET:
                 named.delete(key)
             elif key not in wanted:
-                self._put(name, key, sets, _Set())
+                self._put(named, key, sets, _Set())
         for key, one in wanted.items():
-            self._put(name, key, present.get(key, 2 * _NO_SET), one)
+            self._put(named, key, present.get(key, 2 * _NO_SET), one)
 
-    def _put(self, name: str, key: bytes, present: bytes, following: _Set) -> None:
+    def _put(self, named: Map, key: bytes, present: bytes, following: _Set) -> None:
         under = list(abi.QUOTA_SETS.unpack(present))
         under[self._engine.quota_epoch + 1 & 1] = following.packed()
         packed = abi.QUOTA_SETS.pack(*under)
         if packed != present:
-            self._named(name).put(key, packed)
+            named.put(key, packed)
 
     def _holding(self, sets: bytes) -> bytes:
         under: tuple[bytes, bytes] = abi.QUOTA_SETS.unpack(sets)
