@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from esimbpf.modem.identity import Identity
 from esimbpf.profiles import ProfileNames
+from esimbpf.spans import rfc3339
 from esimbpf.units import bytes_text
 
 __all__ = [
@@ -167,7 +168,7 @@ class Event:
         return {
             "type": "event",
             "v": VERSION,
-            "time": _rfc3339(self.time),
+            "time": rfc3339(self.time),
             "event": self.type.value,
             "id": self.id,
             "subject": self.subject,
@@ -183,9 +184,9 @@ class Event:
             "level_percent": self.level_percent,
             "used_bytes": self.used_bytes,
             "limit_bytes": self.limit_bytes,
-            "period_begin": _rfc3339(self.period_begin),
-            "period_end": _rfc3339(self.period_end),
-            "added": _rfc3339(self.added),
+            "period_begin": rfc3339(self.period_begin),
+            "period_end": rfc3339(self.period_end),
+            "added": rfc3339(self.added),
             "action": self.action,
             "cause": self.cause,
             "cgroups": list(self.cgroups),
@@ -326,11 +327,6 @@ def example(kind: EventType, time: datetime) -> Event:
 
 def _ms(moment: datetime) -> int:
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
-
-
-def _rfc3339(moment: datetime | None) -> str | None:
-    """UTC with milliseconds, which are cut."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else None
 
 
 def _moment(text: str | None) -> datetime | None:

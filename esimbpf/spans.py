@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import StrEnum
 from pathlib import Path
+from typing import overload
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from esimbpf.errors import UsageError
@@ -30,6 +31,7 @@ __all__ = [
     "days_of",
     "first_instant",
     "local_zone",
+    "rfc3339",
     "span_at",
     "spans",
     "whole_at",
@@ -254,3 +256,12 @@ def _month_after(day: date) -> tuple[int, int]:
 def _month_before(day: date) -> tuple[int, int]:
     earlier = _month_later(day.replace(day=1), -1)
     return earlier.year, earlier.month
+
+
+@overload
+def rfc3339(moment: datetime) -> str: ...
+@overload
+def rfc3339(moment: None) -> None: ...
+def rfc3339(moment: datetime | None) -> str | None:
+    """A moment as programs are told of it: in UTC, with milliseconds, which are cut; nothing for none."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else None

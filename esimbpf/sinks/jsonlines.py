@@ -22,6 +22,7 @@ import orjson
 from esimbpf.events import Event
 from esimbpf.model import Kind, LinkTick, Row, Start, Tick
 from esimbpf.profiles import ProfileNames
+from esimbpf.spans import rfc3339
 from esimbpf.users import user_name
 
 __all__ = ["VERSION", "EndReason", "JsonLines", "schema"]
@@ -74,7 +75,7 @@ class JsonLines:
         line = {
             "type": "start",
             "v": VERSION,
-            "time": _rfc3339(start.time),
+            "time": rfc3339(start.time),
             "host": start.host,
             "boot_id": start.boot_id,
             "engine": start.engine,
@@ -90,7 +91,7 @@ class JsonLines:
         Rows in which nothing moved are left out, unless all were asked for or the interval is the `final` one,
         which has every row for its totals.
         """
-        time = _rfc3339(tick.time)
+        time = rfc3339(tick.time)
         part = bytearray(b"".join(_dumped(line) for line in self._new_warnings(tick, time)))
         for link_tick in tick.links:
             for piece in self._usage(link_tick, time, everything=final or self._show_all):
@@ -109,7 +110,7 @@ class JsonLines:
 
     def end(self, time: datetime, reason: EndReason) -> None:
         """Write the `end` line."""
-        self._write(_dumped({"type": "end", "v": VERSION, "time": _rfc3339(time), "reason": reason}))
+        self._write(_dumped({"type": "end", "v": VERSION, "time": rfc3339(time), "reason": reason}))
 
     def _new_warnings(self, tick: Tick, time: str) -> Iterator[dict[str, object]]:
         for message in dict.fromkeys(tick.warnings):
@@ -215,10 +216,6 @@ def _opened(members: dict[str, object]) -> bytes:
 
 def _dumped(line: dict[str, object]) -> bytes:
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def _rfc3339(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def _rfc3339_of_ns(ns: int) -> str:

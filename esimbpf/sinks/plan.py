@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Final, Literal
 from zoneinfo import ZoneInfo
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from esimbpf.plan import Assessment, Plan
-from esimbpf.spans import Cycle, EveryDays, Monthly, Once
+from esimbpf.spans import Cycle, EveryDays, Monthly, Once, rfc3339
 from esimbpf.units import Units, bytes_text
 
 __all__ = ["plan_fields", "plan_lines", "plan_screen", "plan_words"]
@@ -199,10 +199,6 @@ def _day(moment: datetime, zone: ZoneInfo) -> str:
     return moment.astimezone(zone).strftime("%a %Y-%m-%d")
 
 
-def _utc(moment: datetime | None) -> str | None:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else None
-
-
 def plan_fields(plan: Plan, told: Assessment, target: str) -> dict[str, object]:
     """An object of type `plan`, version 1; null where nothing can be said. Money is a decimal number in a string.
 
@@ -211,11 +207,11 @@ def plan_fields(plan: Plan, told: Assessment, target: str) -> dict[str, object]:
     return {
         "type": "plan",
         "v": 1,
-        "time": _utc(told.now),
+        "time": rfc3339(told.now),
         "target": target,
         "plan": plan.to_json(),
-        "cycle_begin": _utc(told.cycle.begin) if told.cycle else None,
-        "cycle_end": _utc(told.cycle.end) if told.cycle else None,
+        "cycle_begin": rfc3339(told.cycle.begin) if told.cycle else None,
+        "cycle_end": rfc3339(told.cycle.end) if told.cycle else None,
         "used_bytes": told.used_bytes,
         "allowance_bytes": told.allowance_bytes,
         "rolled_over_bytes": told.rolled_over_bytes,
@@ -225,7 +221,7 @@ def plan_fields(plan: Plan, told: Assessment, target: str) -> dict[str, object]:
         "pace": told.pace and round(told.pace, 3),
         "typical_day_bytes": told.typical_day_bytes,
         "days_known": told.days_known,
-        "runs_out": _utc(told.runs_out),
+        "runs_out": rfc3339(told.runs_out),
         "used_today_bytes": told.used_today_bytes,
         "safe_today_bytes": told.safe_today_bytes,
         "cost": str(told.cost),

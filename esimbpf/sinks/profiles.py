@@ -17,8 +17,7 @@ from esimbpf.ledger.profiles import ProfileUse
 from esimbpf.profiles import ProfileNames
 from esimbpf.sinks.links import operator_entry
 from esimbpf.sinks.plan import plan_words
-from esimbpf.sinks.report import utc
-from esimbpf.spans import zone_named
+from esimbpf.spans import rfc3339, zone_named
 from esimbpf.units import Units, bytes_text
 
 __all__ = ["Presence", "profiles_json", "profiles_table"]
@@ -127,7 +126,7 @@ def _line(use: ProfileUse, presence: Presence, names: ProfileNames, now: datetim
     return {
         "type": "profile",
         "v": 1,
-        "time": utc(now),
+        "time": rfc3339(now),
         "profile": names.number(profile.iccid),
         "label": profile.label or None,
         "label_from": profile.label_from,
@@ -135,9 +134,9 @@ def _line(use: ProfileUse, presence: Presence, names: ProfileNames, now: datetim
         "operator": operator and operator_entry(operator),
         "active": presence.active,
         "links": presence.links,
-        "last_counted": use.last_counted and utc(use.last_counted),
-        "begin": utc(use.span.begin),
-        "end": utc(use.span.end),
+        "last_counted": use.last_counted and rfc3339(use.last_counted),
+        "begin": rfc3339(use.span.begin),
+        "end": rfc3339(use.span.end),
         "per": "cycle" if use.in_cycle else "month",
         "home_bytes": use.used.home_bytes,
         "roaming_bytes": use.used.abroad_bytes,

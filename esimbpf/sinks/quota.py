@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime, tzinfo
 from typing import Final
 
 from rich.box import SIMPLE_HEAD, Box
@@ -30,6 +30,7 @@ from esimbpf.quota import (
     whom_text,
 )
 from esimbpf.saver import Saver
+from esimbpf.spans import rfc3339
 from esimbpf.units import Units, bytes_text
 from esimbpf.users import user_name
 
@@ -229,7 +230,7 @@ def quota_fields(told: Standing) -> dict[str, object]:
     return {
         "type": "quota",
         "v": 1,
-        "time": _utc(told.now),
+        "time": rfc3339(told.now),
         "name": quota.name,
         "whom": _whom(quota.whom),
         "limit_bytes": quota.limit_bytes,
@@ -244,13 +245,13 @@ def quota_fields(told: Standing) -> dict[str, object]:
         "burst_bytes": quota.action.burst_bytes or None,
         "origin": quota.origin,
         "place": quota.place or None,
-        "added": _utc(told.kept.added),
+        "added": rfc3339(told.kept.added),
         "state": told.state,
         "reason": told.reason or None,
         "paused": told.kept.paused,
-        "snoozed_until": _utc(told.kept.snoozed_until) if told.snoozed else None,
-        "period_begin": _utc(told.period.begin) if told.period else None,
-        "resets": _utc(told.resets),
+        "snoozed_until": rfc3339(told.kept.snoozed_until) if told.snoozed else None,
+        "period_begin": rfc3339(told.period.begin) if told.period else None,
+        "resets": rfc3339(told.resets),
         "used_bytes": told.used_bytes if known else None,
         "remaining_bytes": told.remaining_bytes if known else None,
         "used_percent": round(told.used_part * 100, 3) if known else None,
@@ -271,7 +272,3 @@ def _whom(whom: Whom) -> dict[str, object]:
             return {"kind": "user", "uid": uid, "user": user_name(uid)}
         case _:
             return {"kind": "all", "except": whom.except_apps}
-
-
-def _utc(moment: datetime | None) -> str | None:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else None

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime, tzinfo
 from typing import Final
 
 import orjson
@@ -19,7 +19,7 @@ from rich.text import Text
 from esimbpf.ledger.query import ReportBy, Usage
 from esimbpf.model import NOTHING, Counters
 from esimbpf.places import ByPlace
-from esimbpf.spans import Per, Span
+from esimbpf.spans import Per, Span, rfc3339
 from esimbpf.units import Units, bytes_text
 from esimbpf.users import user_name
 
@@ -37,7 +37,6 @@ __all__ = [
     "report_csv",
     "report_json",
     "seconds_missing",
-    "utc",
 ]
 
 Cut = Sequence[tuple[Span, Sequence[Usage]]]
@@ -320,8 +319,8 @@ def _line(row: Usage) -> dict[str, object]:
     line: dict[str, object] = {
         "type": "report",
         "v": 1,
-        "from": utc(row.span.begin),
-        "to": utc(row.span.end),
+        "from": rfc3339(row.span.begin),
+        "to": rfc3339(row.span.end),
         "link": row.link,
         "profile": row.profile,
         "roaming": row.roaming,
@@ -355,7 +354,15 @@ def report_csv(rows: Sequence[Usage]) -> str:
         roaming = "" if row.roaming is None else str(row.roaming).lower()
         writer.writerow(
             [
-                *(utc(row.span.begin), utc(row.span.end), row.link, row.profile, roaming, row.kind, _cell(row.name)),
+                *(
+                    rfc3339(row.span.begin),
+                    rfc3339(row.span.end),
+                    row.link,
+                    row.profile,
+                    roaming,
+                    row.kind,
+                    _cell(row.name),
+                ),
                 *(counters.rx_bytes, counters.tx_bytes, counters.rx_packets, counters.tx_packets),
                 *(round(row.gap_s, 3), round(row.unread_s, 3), row.blocked.rx_bytes, row.blocked.tx_bytes),
             ]
@@ -366,11 +373,6 @@ def report_csv(rows: Sequence[Usage]) -> str:
 def _cell(text: str) -> str:
     """What a spreadsheet would take for a formula is kept text by an apostrophe."""
     return "'" + text if text.startswith(("=", "+", "-", "@")) else text
-
-
-def utc(moment: datetime) -> str:
-    """RFC 3339, with milliseconds."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def moment_text(moment: datetime, zone: tzinfo, per: Per | None = None) -> str:

@@ -12,6 +12,7 @@ from esimbpf.health import Health
 from esimbpf.limits import Limit, Limits, Pending
 from esimbpf.model import Counters
 from esimbpf.quota import State, Then
+from esimbpf.spans import rfc3339
 from esimbpf.units import bytes_text
 
 __all__ = ["status_json", "status_text"]
@@ -139,13 +140,13 @@ _DONE: Final = {Then.NOTIFY: "which is only told", Then.BLOCK: "blocked", Then.T
 
 def status_json(health: Health, limits: Limits, now: datetime) -> bytes:
     """One JSON object and a newline: type `status`, version 1; what is of an attachment is only there if one is."""
-    document: dict[str, object] = {"type": "status", "v": 1, "time": _utc(now), "attached": health.attached}
+    document: dict[str, object] = {"type": "status", "v": 1, "time": rfc3339(now), "attached": health.attached}
     if health.attached:
         document |= {
             "attach_id": health.attach_id,
             "version": health.version,
             "engine": health.engine,
-            "since": _utc(datetime.fromtimestamp(health.since_s, UTC)),
+            "since": rfc3339(datetime.fromtimestamp(health.since_s, UTC)),
             "uptime_s": round(health.uptime_s, 3),
             "elsewhere": health.elsewhere,
             "programs": [
@@ -185,13 +186,9 @@ def _limit(one: Limit) -> dict[str, object]:
         "rate_bytes_per_s": one.bytes_per_s or None,
         "remaining_bytes": one.remaining_bytes,
         "reaches": one.reaches,
-        "period_end": _utc(one.period_end) if one.period_end else None,
+        "period_end": rfc3339(one.period_end) if one.period_end else None,
         "pending": one.pending,
     }
-
-
-def _utc(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _counters(counters: Counters) -> dict[str, int]:

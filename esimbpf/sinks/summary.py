@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import orjson
@@ -12,6 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from esimbpf.model import NOTHING, Counters, Process
+from esimbpf.spans import rfc3339
 from esimbpf.units import Units, bytes_text, rate_text
 
 __all__ = ["Cost", "Summary", "summary_json", "summary_text"]
@@ -63,7 +64,7 @@ def summary_json(summary: Summary) -> bytes:
         "command": summary.command,
         "status": summary.status,
         "links": summary.links,
-        "time": summary.started.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": rfc3339(summary.started),
         "duration_s": round(summary.duration_s, 3),
         **_fields(total),
         "peak_rx_bytes_per_s": round(summary.peak_rx_bytes_per_s),
