@@ -71,6 +71,23 @@ def test_a_connection_that_was_blocked_and_is_free_again_goes_on(limited: Limite
     lab.link.crossed()
 
 
+def test_who_only_calls_a_blocked_server_takes_no_place_of_a_connection(limited: Limited) -> None:
+    """Anybody may call, from as many ports as he likes, and never call again."""
+    lab = limited.lab
+    server = limited.start()
+    listener = server.tcp()
+    listener.do("bind", ["0.0.0.0", 0])
+    port = listener.do("listen")
+    limited.block(0)
+    caller = Puppet.start(lab.network)
+    caller.tcp().begin("connect", [lab.link.device_ip, port])
+    while not limited.blocked(server.pid).rx_packets:
+        pass
+    assert not list(limited.engine.map_of("unwanted", 8).items(36))
+    caller.kill()
+    lab.link.crossed()
+
+
 @pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
 def test_options_and_extension_headers_do_not_keep_the_refusal_away(limited: Limited, six: bool) -> None:
     lab = limited.lab

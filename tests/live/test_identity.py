@@ -161,6 +161,28 @@ def test_a_quota_for_roaming_holds_abroad_and_counts_nothing_at_home(
     assert json.loads(shown)["used_bytes"] == passing * packet == of(state, roaming=1).tx_bytes
 
 
+def test_a_saver_mode_for_roaming_begins_and_ends_with_it(
+    lab: Lab, tmp_path: Path, unique: Path, bus: PrivateBus, modem: FakeModem
+) -> None:
+    state, to = tmp_path / "state", [lab.link.network_ip, 9]
+    with daemon(lab, state, environment=environment(bus)) as process:
+        command(lab, "--state-dir", str(state), "saver", "on", "--allow", "limited", "--when", "roaming")
+        said(process, "was read anew")
+        allowed, other = Puppet.start(lab.device, str(unique), "-IS", PUPPET).udp(), Puppet.start(lab.device).udp()
+        before = lab.link.crossed()
+        other.do("send_datagrams", to, [SIZE] * 3)
+        modem.register(ROAMING, "23201", "A1", LTE)
+        said(process, "roaming in AT")
+        with pytest.raises(OSError, match="not permitted"):
+            other.do("send_datagrams", to, [SIZE])
+        allowed.do("send_datagrams", to, [SIZE] * 5)
+        modem.register(HOME, "26201", "Home", LTE)
+        said(process, "at home")
+        other.do("send_datagrams", to, [SIZE] * 7)
+        assert (lab.link.crossed() - before).tx_packets == 3 + 5 + 7
+        end(process)
+
+
 def test_each_profile_is_told_with_whether_it_is_active_and_what_it_has_moved_at_home_and_abroad(
     lab: Lab,
     tmp_path: Path,
